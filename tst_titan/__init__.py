@@ -1,0 +1,1 @@
+"""TST-Titan: Token Superposition Training on torchtitan, as a reproducible pipeline."""
