@@ -1,0 +1,8 @@
+"""Errors that a user can cause and mend, as opposed to bugs."""
+
+
+class UserError(Exception):
+    """A mistake in a config, a file or a command; its message says where, what was found and what would be valid.
+
+    Command-line entry points print the message without a traceback and exit with status 2.
+    """
