@@ -1,0 +1,215 @@
+"""Curves: the metrics of a run's stages joined into one data frame, smoothed and resampled.
+
+A curve has one row a logged step and the columns of ``CURVE_COLUMNS``:
+
+    stage         folder of the stage that logged the row
+    segment       number of the run's part with one phase and one bag size; smoothing stays inside it
+    phase         bag, token or decay
+    bag_size      tokens per bag (1 in plain next-token training)
+    step          optimizer steps since the start of the run
+    latents, data_tokens, flops    cumulative since the start of the run
+    hours         training time since the start of the run, in hours
+    device_hours  the same times the number of devices
+    loss          nats per token; the bag loss where ``comparable`` is False
+    comparable    whether the loss is an ordinary next-token loss
+    lr, grad_norm as logged
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.signal import savgol_filter
+
+from tst_titan.compare.stages import Stage
+from tst_titan.errors import UserError
+
+CUMULATIVE = ("latents", "data_tokens", "flops", "hours", "device_hours")
+CURVE_COLUMNS = (
+    "stage", "segment", "phase", "bag_size", "step", *CUMULATIVE, "loss", "comparable", "lr", "grad_norm",
+)  # fmt: skip
+_LOGGED = ("step", "loss", "latents", "data_tokens", "flops", "seconds", "lr", "grad_norm")
+_MAY_BE_NULL = ("lr", "grad_norm")
+
+
+def read_metrics(path: Path) -> pd.DataFrame:
+    """The lines of one metrics.jsonl.
+
+    Returns:
+        Columns step, loss, latents, data_tokens, flops, seconds, lr, grad_norm, all float but step; other
+        keys of the lines (expert load, throughput) are left out.
+
+    Raises:
+        UserError: the file is missing or empty, a line is not JSON, lacks a key, or holds something that is
+            not a finite number.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    rows = [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise UserError(f"{path}: holds no logged step")
+    frame = pd.DataFrame(rows, columns=list(_LOGGED)).astype(float)
+    return frame.astype({"step": int})
+
+
+def run_curve(stages: Sequence[Stage], cache: dict[str, pd.DataFrame] | None = None) -> pd.DataFrame:
+    """The curve of a run: the metrics of its stages, joined and checked.
+
+    Args:
+        stages: root first, as ``tst_titan.compare.stages.read_path`` returns them.
+        cache: keeps ``read_metrics`` by path between runs that share stages.
+
+    Raises:
+        UserError: steps or cumulative columns that do not increase, inside a stage or over a boundary; a row
+            outside its stage; a row that counts more than the stage's manifest.
+    """
+    cache = {} if cache is None else cache
+    parts = []
+    device_seconds = 0.0
+    for stage in stages:
+        path = stage.metrics_path
+        if path not in cache:
+            cache[path] = read_metrics(Path(path))
+        metrics = cache[path]
+        before = stage.number("seconds") - stage.number("stage_seconds")
+        world = stage.number("world_size")
+        part = metrics[["step", "latents", "data_tokens", "flops", "loss", "lr", "grad_norm"]].copy()
+        part["hours"] = (before + metrics["seconds"]) / 3600
+        part["device_hours"] = (device_seconds + world * metrics["seconds"]) / 3600
+        part = part.assign(stage=stage.directory, phase=stage.phase, bag_size=stage.bag_size)
+        part["comparable"] = stage.is_comparable
+        _check_stage(part, stage)
+        device_seconds += world * stage.number("stage_seconds")
+        parts.append(part)
+    curve = pd.concat(parts, ignore_index=True)
+    _check_increasing(curve)
+    changed = (curve["phase"] != curve["phase"].shift()) | (curve["bag_size"] != curve["bag_size"].shift())
+    curve["segment"] = changed.cumsum() - 1
+    return curve[list(CURVE_COLUMNS)]
+
+
+def smooth(curve: pd.DataFrame, window: int) -> np.ndarray:
+    """Smoothed loss, float64 of shape (rows,).
+
+    A straight line is fitted to the ``window`` logged steps around each row (a Savitzky-Golay filter of order
+    1): inside a segment that is the moving average, and at its ends the line through the outermost ``window``
+    rows, so that a linear trend passes unchanged everywhere. The window never crosses a segment, because the
+    loss jumps at the switch and bends where the decay starts. Segments shorter than the window take the
+    largest odd window that fits.
+    """
+    smoothed = np.empty(len(curve))
+    losses = curve["loss"].to_numpy(float)
+    segments = curve["segment"].to_numpy()
+    for segment in np.unique(segments):
+        rows = np.flatnonzero(segments == segment)
+        smoothed[rows] = smooth_values(losses[rows], window)
+    return smoothed
+
+
+def smooth_values(values: np.ndarray, window: int) -> np.ndarray:
+    """``smooth`` for one segment: values of shape (..., rows), smoothed along the last axis."""
+    length = values.shape[-1]
+    fitting = min(window, length if length % 2 else length - 1)
+    if fitting < 3:
+        return values.astype(float).copy()
+    return np.asarray(savgol_filter(values, fitting, polyorder=1, axis=-1, mode="interp"))
+
+
+def resample(curve: pd.DataFrame, column: str, positions: np.ndarray, values: str = "loss") -> np.ndarray:
+    """``values`` of the comparable rows at ``positions`` of ``column``, by linear interpolation.
+
+    Args:
+        curve: a run's curve (or any frame with these columns and ``comparable``).
+        column: an increasing column: step, latents, data_tokens, flops, hours or device_hours.
+        positions: shape (n,), in the unit of ``column``.
+        values: the column to read, e.g. loss or smoothed.
+
+    Returns:
+        float64 of shape (n,); NaN outside the comparable rows: nothing is extrapolated.
+    """
+    rows = curve[curve["comparable"]]
+    if rows.empty:
+        return np.full(np.shape(positions), np.nan)
+    x, y = rows[column].to_numpy(float), rows[values].to_numpy(float)
+    return np.interp(positions, x, y, left=np.nan, right=np.nan)
+
+
+def thin(curve: pd.DataFrame, points: int) -> pd.DataFrame:
+    """At most about ``points`` rows of a curve, evenly spaced, both ends of every segment among them."""
+    if len(curve) <= points:
+        return curve
+    kept = []
+    for _, part in curve.groupby("segment", sort=True):
+        share = max(2, round(points * len(part) / len(curve)))
+        index = np.unique(np.linspace(0, len(part) - 1, min(share, len(part))).round().astype(int))
+        kept.append(part.iloc[index])
+    return pd.concat(kept)
+
+
+def _parse(line: str, where: str) -> dict[str, Any]:
+    """The wanted keys of one line, checked."""
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where}: is not valid JSON: {error}") from error
+    row = {}
+    for key in _LOGGED:
+        if not isinstance(found, dict) or key not in found:
+            raise UserError(f"{where}: key '{key}' is missing")
+        value = found[key]
+        if value is None and key in _MAY_BE_NULL:
+            value = float("nan")
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(f"{where}: '{key}' is {value!r}; a number was expected")
+        elif not np.isfinite(value) and key not in _MAY_BE_NULL:
+            raise UserError(f"{where}: '{key}' is {value}; a run that diverged cannot be compared")
+        row[key] = value
+    return row
+
+
+def _check_stage(part: pd.DataFrame, stage: Stage) -> None:
+    """Refuse rows outside their stage, or that count more than its manifest says in the end."""
+    path = stage.metrics_path
+    low, high = int(part["step"].iloc[0]), int(part["step"].iloc[-1])
+    if low <= stage.start_step or high > stage.end_step:
+        raise UserError(
+            f"{path}: steps {low} to {high} were logged, but {stage.manifest_path} says that the stage goes "
+            f"from step {stage.start_step + 1} to {stage.end_step}"
+        )
+    for key in ("latents", "data_tokens", "flops"):
+        first, last = float(part[key].iloc[0]), float(part[key].iloc[-1])
+        total = stage.number(key)
+        if last > total * (1 + 1e-9):
+            raise UserError(
+                f"{path}: {key} ends at {last:g}, above the {total:g} of {stage.manifest_path}; "
+                "the files are not of the same run"
+            )
+        before = total - stage.number(f"stage_{key}")
+        if first <= before * (1 - 1e-9):
+            raise UserError(
+                f"{path}: {key} starts at {first:g}, but its parent had already reached {before:g}; "
+                "it must count from the start of the run"
+            )
+
+
+def _check_increasing(curve: pd.DataFrame) -> None:
+    """Refuse duplicates and steps backwards, inside a stage and over boundaries."""
+    for column in ("step", *CUMULATIVE):
+        values = curve[column].to_numpy(float)
+        # Fast steps may share a clock reading; nothing else may stand still.
+        forward = np.diff(values) >= 0 if column in ("hours", "device_hours") else np.diff(values) > 0
+        wrong = np.flatnonzero(~forward)
+        if wrong.size:
+            row = int(wrong[0]) + 1
+            stage = curve["stage"].iloc[row]
+            raise UserError(
+                f"{stage}/metrics.jsonl: {column} goes from {values[row - 1]:g} to {values[row]:g} at step "
+                f"{curve['step'].iloc[row]}; it must increase"
+            )
