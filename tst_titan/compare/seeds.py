@@ -123,6 +123,6 @@ def _statement(
     how = f"paired over {n_a} seeds" if paired else f"{n_a} against {n_b} seeds, unpaired"
     verdict = "outside" if low > 0 or high < 0 else "within"
     return (
-        f"The mean difference is {difference:+.4g} {unit} ({confidence:.0%} interval {low:+.4g} to {high:+.4g}, "
-        f"{how}): {verdict} the noise over seeds."
+        f"The mean difference is {difference:+.4g} {unit} ({confidence:.0%} interval {low:+.4g} to "
+        f"{high:+.4g}, {how}): {verdict} the noise over seeds."
     )
