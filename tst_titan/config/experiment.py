@@ -1,0 +1,163 @@
+"""What users write: the project file, scales and experiments (configs/)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from tst_titan.config.schema import (
+    BagLoss,
+    Feeding,
+    Fraction,
+    HandoverConfig,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Precision,
+    RuntimeConfig,
+    Sides,
+    Strict,
+    Weights,
+)
+
+Size = Literal["small", "medium", "large", "moe"]
+Kind = Literal[
+    "pair", "grid", "lr_sweep", "seeds", "data_bound", "curriculum", "feeding", "transfer", "corpus_statistics"
+]
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class BagSpec(Strict):
+    """One bag phase of a run: a bag size and the share of the run's steps that it takes."""
+
+    bag_size: PositiveInt | None = Field(None, description="tokens per bag; default the scale's for this size")
+    bag_fraction: Fraction | None = Field(
+        None, description="r, share of the run's steps; default the scale's for this size"
+    )
+    sides: Sides = "full"
+    weights: Weights | tuple[float, ...] = "uniform"
+    loss: BagLoss = "mce"
+    feeding: Feeding = "longer_sequences"
+
+
+class RunSpec(Strict):
+    """One run of an experiment, in terms of the scale."""
+
+    label: str | None = Field(None, description="name in figures and tables; default the key of the run")
+    role: Literal["baseline", "tst"] | None = Field(None, description="default: tst if it has bags")
+    size: Size | None = Field(None, description="default: the experiment's")
+    length: str = Field("short", description="which of the scale's step counts")
+    times: PositiveFloat = Field(1.0, description="factor on that step count, e.g. 1.8 for an equal-loss baseline")
+    bags: tuple[BagSpec, ...] = Field((), description="bag phases in order; none is a baseline")
+    learning_rate_times: PositiveFloat = Field(1.0, description="factor on the scale's peak learning rate")
+    learning_rate: PositiveFloat | None = Field(None, description="peak learning rate, instead of the scale's")
+    handover: HandoverConfig = Field(HandoverConfig(), description="at the switch from bags to tokens")
+    phase_decay: bool = Field(False, description="let every phase decay on its own (patch-level training)")
+    epochs: PositiveFloat | None = Field(
+        None, description="limit the corpus so that the equal-FLOPs baseline reads it this many times"
+    )
+
+
+class GridSpec(Strict):
+    """Runs made from the product of axes; a scale may thin the axes."""
+
+    bag_size: tuple[PositiveInt, ...] = ()
+    bag_fraction: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
+    learning_rate_times: tuple[PositiveFloat, ...] = ()
+    size: tuple[Size, ...] = ()
+    length: tuple[str, ...] = ()
+    weights: tuple[Weights, ...] = ()
+    epochs: tuple[PositiveFloat, ...] = ()
+
+
+class ExperimentConfig(Strict):
+    """The runs of one figure or table and how they are compared."""
+
+    title: str
+    shows: str = Field(description="one sentence: the question that the experiment answers")
+    kind: Kind = "pair"
+    paper: tuple[str, ...] = Field((), description="figures and tables of the paper with the same numbers")
+    size: Size = "small"
+    runs: dict[str, RunSpec] = {}
+    grid: GridSpec | None = None
+    seeds: PositiveInt = Field(1, description="number of seeds; every run is made once per seed")
+    token_phase_only: bool = Field(False, description="draw the token phase alone")
+
+    @model_validator(mode="after")
+    def _has_something(self) -> ExperimentConfig:
+        if not self.runs and self.grid is None and self.kind != "corpus_statistics":
+            raise ValueError("give runs, grid or both")
+        return self
+
+
+class TstDefaults(Strict):
+    """The bag size and step ratio that experiments mean when they name none."""
+
+    bag_size: PositiveInt = Field(description="s")
+    bag_fraction: OpenFraction = Field(description="r")
+
+
+class SizeConfig(Strict):
+    """What "small", "medium", "large" or "moe" means at a scale."""
+
+    model: str = Field(description="name of a file in configs/models")
+    corpus: str = Field(description="name of a file in configs/corpora")
+    sequence_length: PositiveInt = Field(description="latents per sequence")
+    batch_sequences: PositiveInt = Field(description="sequences per step, over all ranks")
+    learning_rate: PositiveFloat
+    warmup_steps: NonNegativeInt
+    steps: dict[str, PositiveInt] = Field(description="named step counts, e.g. short: 20000")
+    tst: TstDefaults
+    runtime: RuntimeConfig | None = Field(None, description="instead of the scale's runtime, for this size")
+
+
+class GridLimits(Strict):
+    """Thinner axes than an experiment asks for; an empty axis leaves the experiment's."""
+
+    bag_size: tuple[PositiveInt, ...] = ()
+    bag_fraction: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
+    learning_rate_times: tuple[PositiveFloat, ...] = ()
+    size: tuple[Size, ...] = ()
+    length: tuple[str, ...] = ()
+    weights: tuple[Weights, ...] = ()
+    epochs: tuple[PositiveFloat, ...] = ()
+    seeds: PositiveInt | None = Field(None, description="at most this many seeds")
+
+
+class EvaluationConfig(Strict):
+    """What is measured on every final model."""
+
+    tasks: tuple[str, ...] = Field((), description="lm-eval tasks; names of configs/tasks or of the harness")
+    limit: PositiveInt | None = Field(None, description="items per task; default all")
+    batch_size: PositiveInt = 32
+    heldout_tokens: PositiveInt | None = Field(None, description="held-out tokens to score; default all")
+
+
+class ScaleConfig(Strict):
+    """What the experiments mean on given hardware."""
+
+    description: str
+    means_something: bool = Field(True, description="false: the numbers test the plumbing only, the report says so")
+    sizes: dict[Size, SizeConfig]
+    decay_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="last part of WSD")
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    max_gradient_norm: PositiveFloat = 1.0
+    precision: Precision = "float32"
+    allow_repeat: bool = False
+    seed: NonNegativeInt = 0
+    grid: GridLimits = GridLimits()
+    runtime: RuntimeConfig = RuntimeConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    assumed_mfu: Fraction = Field(0.4, description="for the plan's hours, before anything was measured")
+    assumed_peak_tflops: PositiveFloat = Field(0.1, description="of one device, for the plan's hours")
+
+
+class ProjectConfig(Strict):
+    """configs/demo.yaml, the Snakemake configfile: which experiments at which scale."""
+
+    scale: str = Field("cpu", description="name of a file in configs/scales")
+    experiments: tuple[str, ...] = Field(description="names of files in configs/experiments, for the default target")
+    results: str = Field("results", description="folder for everything that is produced")
+    wandb: Literal["off", "offline", "online"] = "off"
+    keep_checkpoints: Literal["all", "branch_points", "final"] = "all"

@@ -1,0 +1,297 @@
+"""The typed pieces of a stage: model, superposition, optimizer, schedule, hand-over, data and run-time.
+
+Every model is frozen and rejects unknown keys, so that a mistyped key is an error and never a silent default.
+``StageConfig`` is what ``stage.yaml`` holds: everything that determines a stage's result and nothing else.
+``RuntimeConfig`` is the rest (processes, logging, hardware): a change of it retrains nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+Phase = Literal["bag", "token", "decay"]
+Sides = Literal["full", "input_only", "output_only"]
+Weights = Literal["uniform", "power", "exponential", "first", "mutual_information"]
+BagLoss = Literal["mce", "mce_alt", "hinge", "bce"]
+Feeding = Literal["longer_sequences", "more_sequences"]
+Precision = Literal["float32", "bfloat16"]
+ModelPart = Literal["embedding", "lm_head"]
+
+
+class Strict(BaseModel):
+    """Base of all configs: frozen, no unknown keys, no silent coercion of strings to numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class MoeConfig(Strict):
+    """Mixture-of-experts layers in place of the dense feed-forward."""
+
+    n_experts: PositiveInt = Field(description="experts per layer")
+    top_k: PositiveInt = Field(description="experts that process each latent")
+    expert_ffn_dim: PositiveInt = Field(description="hidden width of one expert")
+    load_balance_coefficient: PositiveFloat = Field(
+        1e-3, description="step of torchtitan's auxiliary-loss-free bias update"
+    )
+
+    @model_validator(mode="after")
+    def _top_k_within_experts(self) -> MoeConfig:
+        if self.top_k > self.n_experts:
+            raise ValueError(f"top_k ({self.top_k}) must not exceed n_experts ({self.n_experts})")
+        return self
+
+
+class ModelConfig(Strict):
+    """A decoder's shape. ``family`` picks torchtitan's model code and the Hugging Face architecture."""
+
+    family: Literal["llama3", "qwen3"] = Field(description="torchtitan model family")
+    dim: PositiveInt = Field(description="width of the residual stream")
+    n_layers: PositiveInt
+    n_heads: PositiveInt = Field(description="query heads")
+    n_kv_heads: PositiveInt = Field(description="key and value heads; divides n_heads")
+    head_dim: PositiveInt | None = Field(None, description="width of one head; default dim / n_heads")
+    ffn_dim: PositiveInt | None = Field(None, description="hidden width of the dense feed-forward")
+    moe: MoeConfig | None = Field(None, description="experts instead of the dense feed-forward (qwen3 only)")
+    vocab_size: PositiveInt = Field(description="rows of the embedding; at least the tokenizer's size")
+    max_sequence_length: PositiveInt = Field(description="longest sequence of latents")
+    rope_theta: PositiveFloat = 500000.0
+    norm_eps: PositiveFloat = 1e-5
+
+    @property
+    def resolved_head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.head_dim if self.head_dim is not None else self.dim // self.n_heads
+
+    @model_validator(mode="after")
+    def _shape_is_consistent(self) -> ModelConfig:
+        if self.head_dim is None and self.dim % self.n_heads:
+            raise ValueError(f"n_heads ({self.n_heads}) must divide dim ({self.dim})")
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(f"n_kv_heads ({self.n_kv_heads}) must divide n_heads ({self.n_heads})")
+        if self.resolved_head_dim % 2:
+            raise ValueError(f"the head width ({self.resolved_head_dim}) must be even for rotary positions")
+        if (self.ffn_dim is None) == (self.moe is None):
+            raise ValueError("give exactly one of ffn_dim (dense) and moe (experts)")
+        if self.family == "llama3":
+            if self.moe is not None:
+                raise ValueError("moe needs family qwen3; torchtitan's llama3 has no experts")
+            if self.head_dim is not None and self.head_dim != self.dim // self.n_heads:
+                raise ValueError("family llama3 has head_dim = dim / n_heads; leave head_dim out")
+        return self
+
+
+class MutualInformationLaw(Strict):
+    """Constants of the fitted law C0 + a * d**k over distance d in tokens (the paper's figure 10)."""
+
+    c0: float = 3.63
+    a: float = 1.35
+    k: float = -1.25
+
+
+class SuperpositionConfig(Strict):
+    """How a stage superposes tokens; absent in a plain token stage."""
+
+    bag_size: PositiveInt = Field(description="s, contiguous tokens per bag")
+    sides: Sides = Field("full", description="which sides of the model see bags")
+    weights: Weights | tuple[float, ...] = Field("uniform", description="weight of the i-th target of a bag")
+    mutual_information: MutualInformationLaw = MutualInformationLaw()
+    loss: BagLoss = Field("mce", description="loss over the bag of targets")
+    feeding: Feeding = Field(
+        "longer_sequences",
+        description="read s times longer data sequences, or s times as many of the ordinary length",
+    )
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> SuperpositionConfig:
+        if isinstance(self.weights, tuple):
+            if len(self.weights) != self.bag_size:
+                raise ValueError(
+                    f"weights has {len(self.weights)} numbers; a bag of {self.bag_size} needs {self.bag_size}"
+                )
+            if min(self.weights) < 0 or sum(self.weights) <= 0:
+                raise ValueError("weights must be non-negative with a positive sum")
+        if self.sides == "output_only" and self.feeding == "more_sequences":
+            raise ValueError("feeding more_sequences needs bags at the input; output_only reads no extra data")
+        return self
+
+
+class OptimizerConfig(Strict):
+    """AdamW, as the paper: betas 0.9 / 0.95, weight decay and clipping are our choice where it is silent."""
+
+    learning_rate: PositiveFloat = Field(description="peak learning rate")
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.95
+    eps: PositiveFloat = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    max_gradient_norm: PositiveFloat = 1.0
+
+
+class StageSchedule(Strict):
+    """Learning-rate factor of one stage over absolute step indices (0 = first step of the run).
+
+    Linear warm-up from ``warmup_start`` over ``warmup_steps``, then constant, then, if ``decay_start`` is set,
+    linear decay that would reach ``min_factor`` at step ``decay_end``.
+    """
+
+    warmup_start: NonNegativeInt = 0
+    warmup_steps: NonNegativeInt
+    decay_start: NonNegativeInt | None = None
+    decay_end: PositiveInt | None = None
+    min_factor: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _decay_is_whole(self) -> StageSchedule:
+        if (self.decay_start is None) != (self.decay_end is None):
+            raise ValueError("decay_start and decay_end go together")
+        if self.decay_start is not None and self.decay_end is not None and self.decay_end <= self.decay_start:
+            raise ValueError(f"decay_end ({self.decay_end}) must lie after decay_start ({self.decay_start})")
+        return self
+
+    def factor(self, step: int) -> float:
+        """Multiplier of the peak learning rate for the 0-based step index ``step``."""
+        since_warmup = step - self.warmup_start
+        if 0 <= since_warmup < self.warmup_steps:
+            return (since_warmup + 1) / self.warmup_steps
+        if self.decay_start is None or self.decay_end is None or step < self.decay_start:
+            return 1.0
+        left = 1.0 - (step - self.decay_start) / (self.decay_end - self.decay_start)
+        return self.min_factor + (1.0 - self.min_factor) * max(left, 0.0)
+
+
+class HandoverConfig(Strict):
+    """What a stage takes over from its parent's last checkpoint."""
+
+    load: Literal["everything", "model_only"] = Field(
+        "everything", description="everything keeps Adam's moments; model_only starts them afresh"
+    )
+    reinitialize: tuple[ModelPart, ...] = Field(
+        (), description="parts that start anew, moments included (the paper's table 2)"
+    )
+    rewarm_steps: NonNegativeInt = Field(0, description="steps of a new warm-up after the switch; 0 goes on")
+
+
+class DataConfig(Strict):
+    """What a stage reads. Positions are counted in tokens per lane (docs/architecture.md)."""
+
+    corpus: str = Field(description="name of a file in configs/corpora")
+    sequence_length: PositiveInt = Field(description="L, latents per sequence")
+    batch_sequences: PositiveInt = Field(description="B, sequences per step = lanes")
+    allow_repeat: bool = Field(False, description="read on from the start when the corpus ends")
+    limit_tokens: PositiveInt | None = Field(None, description="use only the first tokens of the corpus")
+
+
+class StageConfig(Strict):
+    """Everything that determines the result of one stage, except its parent and the data's content."""
+
+    format: Literal[1] = 1
+    phase: Phase
+    start_step: NonNegativeInt
+    end_step: PositiveInt
+    seed: NonNegativeInt
+    precision: Precision
+    model: ModelConfig
+    data: DataConfig
+    superposition: SuperpositionConfig | None = None
+    optimizer: OptimizerConfig
+    schedule: StageSchedule
+    handover: HandoverConfig | None = Field(None, description="absent in a root stage")
+
+    @property
+    def bag_size(self) -> int:
+        """Tokens per bag; 1 without superposition."""
+        return 1 if self.superposition is None else self.superposition.bag_size
+
+    @property
+    def latents_per_step(self) -> int:
+        """Latents that one optimizer step processes: the same in every phase."""
+        return self.data.batch_sequences * self.data.sequence_length
+
+    @property
+    def lane_advance(self) -> int:
+        """Data tokens that one step moves each lane forward."""
+        if self.superposition is None or self.superposition.sides == "output_only":
+            return self.data.sequence_length
+        return self.data.sequence_length * self.superposition.bag_size
+
+    @property
+    def data_tokens_per_step(self) -> int:
+        """Data tokens that one step reads from the corpus, over all lanes."""
+        return self.lane_advance * self.data.batch_sequences
+
+    @model_validator(mode="after")
+    def _stage_is_consistent(self) -> StageConfig:
+        if self.end_step <= self.start_step:
+            raise ValueError(f"end_step ({self.end_step}) must lie after start_step ({self.start_step})")
+        if (self.start_step == 0) != (self.handover is None):
+            raise ValueError("handover belongs to every stage but the first of a run")
+        if self.phase == "bag" and self.superposition is None:
+            raise ValueError("phase bag needs superposition")
+        if self.phase == "token" and self.superposition is not None:
+            raise ValueError("phase token is plain next-token training; superposition must be absent")
+        if self.data.sequence_length > self.model.max_sequence_length:
+            raise ValueError(
+                f"data.sequence_length ({self.data.sequence_length}) exceeds "
+                f"model.max_sequence_length ({self.model.max_sequence_length})"
+            )
+        sup = self.superposition
+        if sup and sup.feeding == "more_sequences" and self.data.sequence_length % sup.bag_size:
+            raise ValueError(
+                f"feeding more_sequences cuts data sequences of {self.data.sequence_length} tokens into bags: "
+                f"bag_size ({sup.bag_size}) must divide data.sequence_length"
+            )
+        return self
+
+
+class ParallelConfig(Strict):
+    """Degrees of parallelism; their product is the number of processes. 0 means the rest (at most one)."""
+
+    replicate: NonNegativeInt = Field(1, description="data-parallel copies (HSDP when shard > 1 too)")
+    shard: NonNegativeInt = Field(0, description="FSDP2 shards; 0 takes the processes that are left")
+    tensor: PositiveInt = Field(1, description="tensor parallel degree")
+    expert: PositiveInt = Field(1, description="expert parallel degree (MoE), borrowed from shard x tensor")
+    context: PositiveInt = Field(1, description="context parallel degree")
+    pipeline: PositiveInt = Field(1, description="pipeline parallel degree")
+
+
+class RuntimeConfig(Strict):
+    """How a stage runs, as opposed to what it computes. Never part of a stage's identity."""
+
+    processes_per_node: PositiveInt = Field(1, description="training processes on each node (GPUs, or CPU ranks)")
+    nodes: PositiveInt = 1
+    parallel: ParallelConfig = ParallelConfig()
+    micro_batch_sequences: PositiveInt | None = Field(
+        None, description="sequences per forward pass and data-parallel rank; default all at once"
+    )
+    compile: bool = Field(False, description="torch.compile of model and loss")
+    loss_chunks: PositiveInt = Field(1, description="sequence chunks of LM head and loss; 1 does not chunk")
+    activation_checkpoint: Literal["none", "selective", "full"] = "none"
+    cpu_threads: NonNegativeInt = Field(0, description="threads per CPU process; 0 shares the cores evenly")
+    log_every: PositiveInt = Field(10, description="steps between lines of metrics.jsonl")
+    checkpoint_every: PositiveInt = Field(500, description="steps between checkpoints")
+    keep_last_checkpoints: Annotated[int, Field(ge=2)] = Field(2, description="checkpoints kept inside a stage")
+    async_checkpoint: bool = Field(False, description="write checkpoints beside training (accelerators)")
+    final_loss_window: PositiveInt = Field(10, description="logged steps averaged into final_loss_mean")
+    deterministic: bool = Field(False, description="deterministic kernels (always so on the CPU)")
+    peak_tflops: PositiveFloat | None = Field(
+        None, description="peak of one device for MFU; default torchtitan's table, no MFU on the CPU"
+    )
+    wandb: Literal["off", "offline", "online"] = "off"
+    wandb_project: str = "tst-titan"
+    init_timeout_s: PositiveInt = 600
+    train_timeout_s: PositiveInt = 300
+    environment: dict[str, str] = Field({}, description="extra environment variables, e.g. NCCL settings")
+    run_tokens_per_lane: NonNegativeInt = Field(
+        0, description="tokens per lane that the longest run through this stage reads; checked before training"
+    )
+
+    @property
+    def world_size(self) -> int:
+        """Number of training processes."""
+        return self.nodes * self.processes_per_node
