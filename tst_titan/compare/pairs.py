@@ -10,6 +10,7 @@ import numpy as np
 
 from tst_titan.compare.arithmetic import Switch, interpolate_finals, loss_at, switch_spike
 from tst_titan.compare.equal_loss import (
+    NO_TOKEN_LOSS,
     EqualLoss,
     by_length,
     equal_loss,
