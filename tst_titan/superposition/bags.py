@@ -1,4 +1,4 @@
-"""How a window of tokens becomes the latents' inputs and targets (arXiv 2605.06546, section on the method)."""
+"""How a window of tokens becomes the inputs and targets of latents (arXiv 2605.06546)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ def _check(latents: int, bag_size: int, sides: str) -> None:
 def tokens_per_window(latents: int, bag_size: int, sides: str = "full") -> int:
     """Tokens to read for one sequence of ``latents`` positions, the targets of its last position included.
 
-    ``full`` and ``output_only`` need the whole bag after the last position, ``input_only`` only its first token:
-    ``bag_size * (latents + 1)``, ``latents + bag_size`` and ``bag_size * latents + 1`` tokens. At bag size 1 all
-    three are the ordinary window of ``latents + 1`` tokens. Raises ValueError for arguments out of range.
+    ``full`` and ``output_only`` need the whole bag after the last position, ``input_only`` only its first
+    token: ``bag_size * (latents + 1)``, ``latents + bag_size`` and ``bag_size * latents + 1`` tokens. At
+    bag size 1 all three are the ordinary window of ``latents + 1`` tokens. Raises ValueError for arguments
+    out of range.
     """
     _check(latents, bag_size, sides)
     if sides == "full":
@@ -45,16 +46,17 @@ def tokens_advanced(latents: int, bag_size: int, sides: str = "full") -> int:
 
 
 def bag_labels(tokens: torch.Tensor, bag_size: int, sides: str = "full") -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut windows of tokens into the inputs and targets of ``L`` latents; position j predicts what follows it.
+    """Cut windows of tokens into the inputs and the targets of L latents.
 
-    ``tokens`` is an integer tensor (B, tokens_per_window(L, bag_size, sides)). With s the bag size, returns inputs
-    and labels of the same dtype:
+    ``tokens`` is an integer tensor (B, tokens_per_window(L, bag_size, sides)). With s the bag size, returns
+    inputs and labels of the same dtype:
 
     - ``full``: inputs (B, L, s), labels (B, L, s), ``labels[b, j, k] = tokens[b, (j + 1) * s + k]``;
     - ``input_only``: inputs (B, L, s), labels (B, L), the first token of the next bag;
     - ``output_only``: inputs (B, L), labels (B, L, s), the s tokens after each position (overlapping).
 
-    The results are views of ``tokens`` where they can be. Raises ValueError when the number of tokens fits no L.
+    The results are views of ``tokens`` where they can be. Raises ValueError when the number of tokens fits
+    no L.
     """
     _check(1, bag_size, sides)
     if tokens.ndim != 2:

@@ -1,12 +1,15 @@
-"""The mean of a bag's token embeddings, without a tensor that holds every token's embedding (arXiv 2605.06546)."""
+"""The mean of a bag's token embeddings, without a tensor of every token's embedding (arXiv 2605.06546)."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from .shard import VocabShard
+
+# Rows of a low-precision gradient that are summed in float32 at a time.
+_GRADIENT_ROWS = 8192
 
 
 def bag_embedding(
@@ -14,58 +17,87 @@ def bag_embedding(
 ) -> torch.Tensor:
     """Mean over each bag of its tokens' embeddings: weight (V, D), integer tokens (..., s) -> (..., D).
 
-    The mean is accumulated in float32 and returned in ``weight``'s dtype; the gradient with respect to ``weight`` is
-    dense, accumulated in float32 too. Neither direction makes a (..., s, D) tensor.
+    The mean is accumulated in float32 (float64 for float64 weights) and returned in ``weight``'s dtype; the
+    gradient of ``weight`` is dense and accumulated in float32 too. Neither direction makes a (..., s, D)
+    tensor.
 
-    With ``shard``, ``weight`` holds the rows [shard.start, shard.end) of the vocabulary, tokens remain global ids,
-    and tokens of other shards contribute zero: the sum over the group's ranks is the mean. That sum is the caller's
-    (tensor parallel treats the result as a partial sum); nothing is communicated here.
+    With ``shard``, ``weight`` holds the rows [shard.start, shard.end) of the vocabulary, tokens remain
+    global ids, and tokens of other shards contribute zero: summed over the ranks, the results are the mean.
+    That sum is the caller's (tensor parallel calls such a result a partial sum); nothing is communicated
+    here.
 
-    Raises ValueError for tensors of the wrong shape; ids outside the vocabulary are errors of the look-up on the CPU.
+    Raises ValueError for tensors of the wrong shape; the look-up itself refuses ids outside the vocabulary.
     """
     if weight.ndim != 2:
         raise ValueError(f"weight: shape {tuple(weight.shape)} is not valid; it must be (vocabulary, width)")
     if tokens.ndim < 1 or tokens.shape[-1] < 1:
+        raise ValueError(f"tokens: shape {tuple(tokens.shape)} is not valid; it must be (..., bag_size)")
+    if shard is not None and weight.shape[0] != shard.size:
         raise ValueError(
-            f"tokens: shape {tuple(tokens.shape)} is not valid; the last dimension must be the bag"
-        )
-    if shard is not None and weight.shape[0] != shard.end - shard.start:
-        raise ValueError(
-            f"weight: {weight.shape[0]} rows do not match the shard [{shard.start}, {shard.end})"
+            f"weight: {weight.shape[0]} rows are not valid for the shard [{shard.start}, {shard.end}); "
+            f"there must be {shard.size}"
         )
     flat = tokens.reshape(-1, tokens.shape[-1])
     if flat.shape[1] == 1 and shard is None:
-        mean = F.embedding(flat[:, 0], weight)
+        mean = functional.embedding(flat[:, 0], weight)
+    elif weight.device.type == "cpu":
+        mean = _BagMeanOnCPU.apply(weight, flat, shard)
     else:
-        mean = _BagMean.apply(weight, flat, shard)
+        mean = _bag_mean(weight, flat, shard)
     return mean.view(*tokens.shape[:-1], weight.shape[1])
 
 
-class _BagMean(torch.autograd.Function):
+def _bag_mean(weight: torch.Tensor, tokens: torch.Tensor, shard: VocabShard | None) -> torch.Tensor:
+    """Torch's own kernels: both directions accumulate in float32 and split frequent tokens over threads."""
+    if shard is None:
+        return functional.embedding_bag(tokens, weight, mode="mean")
+    ids, held = shard.local(tokens)
+    include = held.to(weight.dtype)
+    return functional.embedding_bag(ids, weight, mode="sum", per_sample_weights=include) / tokens.shape[1]
+
+
+class _BagMeanOnCPU(torch.autograd.Function):
+    """embedding_bag in both directions: the gradient of a token's row is itself the sum of a bag, namely of
+    the gradients of the latents that hold the token. Rows are therefore written once, in a fixed order, and
+    summed in registers; torch's own backward on the CPU rereads and rewrites a row for every occurrence.
+    """
+
     @staticmethod
     def forward(ctx, weight: torch.Tensor, tokens: torch.Tensor, shard: VocabShard | None) -> torch.Tensor:
         ids, held = (tokens, None) if shard is None else shard.local(tokens)
-        ctx.save_for_backward(ids, held)
-        ctx.rows, ctx.dtype = weight.shape[0], weight.dtype
-        bag_size = ids.shape[1]
-        if weight.dtype in (torch.float32, torch.float64):
-            include = None if held is None else held.to(weight.dtype)
-            return F.embedding_bag(ids, weight, mode="sum", per_sample_weights=include).div_(bag_size)
-        if held is None:
-            return F.embedding_bag(ids, weight, mode="mean")
-        total = torch.zeros(ids.shape[0], weight.shape[1], dtype=torch.float32, device=weight.device)
-        for k in range(bag_size):
-            total.addcmul_(weight[ids[:, k]], held[:, k, None].to(weight.dtype))
-        return total.div_(bag_size).to(weight.dtype)
+        # In backward, an id past the end collects what this shard does not hold.
+        ctx.save_for_backward(ids if held is None else ids.where(held, weight.shape[0]))
+        ctx.weight_shape, ctx.dtype = weight.shape, weight.dtype
+        if held is None and weight.dtype not in (torch.float32, torch.float64):
+            return functional.embedding_bag(ids, weight, mode="mean")
+        include = None if held is None else held.to(weight.dtype)
+        total = functional.embedding_bag(ids, weight, mode="sum", per_sample_weights=include)
+        return total.div_(ids.shape[1])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        ids, held = ctx.saved_tensors
-        wide = torch.promote_types(grad.dtype, torch.float32)
-        shares = grad.to(wide) / ids.shape[1]
-        total = torch.zeros(ctx.rows, grad.shape[1], dtype=wide, device=grad.device)
-        for k in range(ids.shape[1]):
-            source = shares if held is None else shares * held[:, k, None]
-            total.index_add_(0, ids[:, k], source)
-        return total.to(ctx.dtype), None, None
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (ids,) = ctx.saved_tensors
+        rows, width = ctx.weight_shape
+        bag_size = ids.shape[1]
+        # 32-bit keys and indices: half the traffic of the sort, which is what a narrow embedding waits for.
+        flat = ids.flatten().to(torch.int32)
+        ends = torch.bincount(flat, minlength=rows + 1)[:rows].cumsum(0)
+        order = flat.argsort(stable=True)[: int(ends[-1])]
+        latents = order.div_(bag_size, rounding_mode="floor").to(torch.int32)
+        offsets = functional.pad(ends, (1, 0)).to(torch.int32)
+        wide = torch.promote_types(gradient.dtype, torch.float32)
+        shares = gradient.to(wide) / bag_size
+        if ctx.dtype == wide:
+            return _sums(shares, latents, offsets), None, None
+        result = gradient.new_empty(rows, width, dtype=ctx.dtype)
+        for start in range(0, rows, _GRADIENT_ROWS):
+            bounds = offsets[start : start + _GRADIENT_ROWS + 1]
+            own = latents[int(bounds[0]) : int(bounds[-1])]
+            result[start : start + _GRADIENT_ROWS] = _sums(shares, own, bounds - bounds[0])
+        return result, None, None
+
+
+def _sums(shares: torch.Tensor, latents: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    """Row r: the sum of ``shares[latents[offsets[r] : offsets[r + 1]]]``; (N, D) -> (len(offsets) - 1, D)."""
+    return functional.embedding_bag(latents, shares, offsets, mode="sum", include_last_offset=True)

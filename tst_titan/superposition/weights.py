@@ -37,10 +37,11 @@ def target_weights(
 ) -> torch.Tensor:
     """Weights g_1..g_s of the target bag's tokens, float32 of shape (bag_size,), summing to 1.
 
-    ``kind`` is ``uniform``, ``power`` (1/i), ``exponential`` (e^-i), ``first`` (the bag's first token alone),
-    ``mutual_information`` (``law`` at distance i) or the weights themselves: a sequence of ``bag_size`` numbers, none
-    negative and not all zero. Computed in float64 and rounded once. Raises ValueError naming the key, what was found
-    and what is valid; ``law`` with any other kind is an error because it would have no effect.
+    ``kind`` is ``uniform``, ``power`` (1/i), ``exponential`` (e^-i), ``first`` (the bag's first token
+    alone), ``mutual_information`` (``law`` at distance i) or the weights themselves: a sequence of
+    ``bag_size`` numbers, none negative and not all zero. Computed in float64 and rounded once. Raises
+    ValueError naming the key, what was found and what is valid; ``law`` with any other kind is an error
+    because it would have no effect.
     """
     if bag_size < 1:
         raise ValueError(f"bag_size: {bag_size} is not valid; it must be a whole number of at least 1")
@@ -54,7 +55,8 @@ def target_weights(
         raw = [float(value) for value in kind]
         if len(raw) != bag_size:
             raise ValueError(
-                f"target_weights: {len(raw)} numbers are not valid with bag_size {bag_size}; there must be {bag_size}"
+                f"target_weights: {len(raw)} numbers are not valid with bag_size {bag_size}; "
+                f"there must be {bag_size}"
             )
     if not all(math.isfinite(value) and value >= 0.0 for value in raw) or not any(raw):
         raise ValueError(
