@@ -135,16 +135,16 @@ def _result(
     how = "paired" if found.paired else "unpaired"
 
     def mean(
-        value: float, n: int, low: float | None, high: float | None, sources: tuple[str, ...]
+        value: float, n: int, ends: tuple[float | None, float | None], from_: tuple[str, ...]
     ) -> Measured:
-        return Measured(value, unit, sources, None, low, high, f"mean of {n} seed{'s' * (n > 1)}")
+        return Measured(value, unit, from_, None, *ends, f"mean of {n} seed{'s' * (n > 1)}")
 
+    ends_a, ends_b = (found.low_reference, found.high_reference), (found.low_run, found.high_run)
     return SeedResult(
         group=run.spec.group, reference=reference.spec.label, run=run.spec.label, metric=metric,
         n_reference=found.n_reference, n_run=found.n_run, paired=found.paired,
-        mean_reference=mean(found.mean_reference, found.n_reference, found.low_reference, found.high_reference,
-                            from_a),
-        mean_run=mean(found.mean_run, found.n_run, found.low_run, found.high_run, from_b),
+        mean_reference=mean(found.mean_reference, found.n_reference, ends_a, from_a),
+        mean_run=mean(found.mean_run, found.n_run, ends_b, from_b),
         difference=Measured(found.difference, unit, merge_sources(from_a, from_b), found.stderr, found.low,
                             found.high, f"run minus reference, {how} over seeds"),
         outside_noise=found.outside_noise, statement=found.statement,
