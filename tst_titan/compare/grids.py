@@ -8,13 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from tst_titan.compare.measured import Measured, merge_sources, missing
+from tst_titan.compare.measured import Measured, difference, merge_sources, missing
+from tst_titan.compare.noise import t_quantile
 from tst_titan.compare.runs import RunData
-from tst_titan.compare.seeds import mean_interval
+from tst_titan.compare.seeds import difference_over_seeds, mean_interval
 from tst_titan.compare.spec import Options
 
 _LOSSES = ("final_loss", "heldout_nats_per_token", "heldout_bits_per_byte")
 _FEWEST_FOR_RANKS = 4
+_LARGE = 10**6  # degrees of freedom of a normal distribution
+GAIN_METHOD = "better than the baseline by"
 
 
 @dataclass(frozen=True)
@@ -95,13 +98,10 @@ def _grid(group: str, metric: str, members: Sequence[RunData], options: Options)
     baselines = [run for run in members if run.spec.is_baseline and _same_flops(run, others, options)]
     baseline = _mean(baselines, metric, options) if baselines else None
     published_baseline = _published(baselines, metric)
-    keys = dict.fromkeys((run.axis("bag_size"), run.axis("bag_fraction")) for run in others)
-    cells = []
-    for bag_size, fraction in keys:
-        here = [
-            run for run in others if (run.axis("bag_size"), run.axis("bag_fraction")) == (bag_size, fraction)
-        ]
-        cells.append(_cell(here, metric, baseline, published_baseline, options))
+    places: dict[tuple[object, object], list[RunData]] = {}
+    for run in others:
+        places.setdefault((run.axis("bag_size"), run.axis("bag_fraction")), []).append(run)
+    cells = [_cell(here, metric, baselines, published_baseline, options) for here in places.values()]
     cells.sort(key=lambda cell: (cell.bag_size, cell.bag_fraction))
     common = [
         cell for cell in cells if cell.value.exists and cell.published is not None and not cell.bag_loss_only
@@ -123,7 +123,7 @@ def _grid(group: str, metric: str, members: Sequence[RunData], options: Options)
 def _cell(
     here: Sequence[RunData],
     metric: str,
-    baseline: Measured | None,
+    baselines: Sequence[RunData],
     published_baseline: Measured | None,
     options: Options,
 ) -> Cell:
@@ -133,40 +133,61 @@ def _cell(
     value = _mean(here, name, options)
     published = _published(here, name)
     lost = bag_only and metric == "final_loss"
+    gain = missing("a bag loss has no gain", value.unit) if lost else _gain(metric, here, baselines, options)
+    published_gain = None
+    if published is not None and published_baseline is not None and not lost:
+        gap = _sign(metric) * (published.number - published_baseline.number)
+        published_gain = Measured(
+            gap, published.unit, merge_sources(published, published_baseline), method=GAIN_METHOD
+        )
     return Cell(
         bag_size=float(here[0].axis("bag_size") or 0),
         bag_fraction=float(here[0].axis("bag_fraction") or 0),
         value=value,
-        gain=missing("a bag loss has no gain", value.unit) if lost else _gain(metric, value, baseline),
+        gain=gain,
         published=published,
-        published_gain=None if lost or published is None else _gain(metric, published, published_baseline),
+        published_gain=published_gain,
         runs=[run.name for run in here],
         bag_loss_only=bag_only,
     )
 
 
-def _gain(metric: str, value: Measured, baseline: Measured | None) -> Measured:
-    """Baseline minus value for a loss, value minus baseline for an accuracy."""
-    if baseline is None or baseline.value is None:
-        return missing("no equal-FLOPs baseline in this group", value.unit, value.sources)
-    if value.value is None:
-        return missing(value.reason or "", value.unit, value.sources)
-    sign = -1.0 if metric in _LOSSES else 1.0
-    sources = merge_sources(value, baseline)
-    gain = sign * (value.value - baseline.value)
-    if value.stderr is None or baseline.stderr is None:
-        return Measured(gain, value.unit, sources, method="better than the baseline by")
-    stderr = float(np.hypot(value.stderr, baseline.stderr))
-    # The widest relative half-width of the two intervals serves for the difference.
-    quantiles = [
-        (number.high - number.low) / 2 / number.stderr
-        for number in (value, baseline)
-        if number.high is not None and number.low is not None and number.stderr
-    ]
-    half = stderr * max(quantiles, default=2.0)
-    return Measured(
-        gain, value.unit, sources, stderr, gain - half, gain + half, "better than the baseline by"
-    )
+def _sign(metric: str) -> float:
+    """-1 where lower is better."""
+    return -1.0 if metric in _LOSSES else 1.0
+
+
+def _gain(metric: str, here: Sequence[RunData], baselines: Sequence[RunData], options: Options) -> Measured:
+    """How much better than the baseline, over seeds where there are several."""
+    ours, theirs = _by_seed(here, metric), _by_seed(baselines, metric)
+    unit = next((number.unit for number in ours.values()), "")
+    if not theirs:
+        return missing(f"no equal-FLOPs baseline of this group has {metric}", unit)
+    if not ours:
+        return missing(_mean(here, metric, options).reason or "", unit)
+    sources = merge_sources(*ours.values(), *theirs.values())
+    if len(ours) == len(theirs) == 1:
+        dof = min(run.final.mean.dof for run in (*here, *baselines))
+        quantile = t_quantile(options.confidence, dof if metric == "final_loss" else _LARGE)
+        gap = difference(*ours.values(), *theirs.values(), quantile)
+    else:
+        found = difference_over_seeds(
+            {seed: number.number for seed, number in theirs.items()},
+            {seed: number.number for seed, number in ours.items()},
+            options.confidence,
+        )
+        gap = Measured(found.difference, unit, (), found.stderr, found.low, found.high)
+    ends = (gap.low, gap.high)
+    if _sign(metric) < 0:
+        low, high = (None if end is None else -end for end in reversed(ends))
+        return Measured(-gap.number, unit, sources, gap.stderr, low, high, GAIN_METHOD)
+    return Measured(gap.number, unit, sources, gap.stderr, *ends, GAIN_METHOD)
+
+
+def _by_seed(runs: Sequence[RunData], metric: str) -> dict[int, Measured]:
+    """A metric by seed, where it exists."""
+    found = {run.spec.seed: run.metrics.get(metric) for run in runs}
+    return {seed: number for seed, number in found.items() if number is not None and number.exists}
 
 
 def _mean(runs: Sequence[RunData], metric: str, options: Options) -> Measured:
