@@ -23,7 +23,15 @@ from tst_titan.config.schema import (
 
 Size = Literal["small", "medium", "large", "moe"]
 Kind = Literal[
-    "pair", "grid", "lr_sweep", "seeds", "data_bound", "curriculum", "feeding", "transfer", "corpus_statistics"
+    "pair",
+    "grid",
+    "lr_sweep",
+    "seeds",
+    "data_bound",
+    "curriculum",
+    "feeding",
+    "transfer",
+    "corpus_statistics",
 ]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -31,7 +39,9 @@ OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 class BagSpec(Strict):
     """One bag phase of a run: a bag size and the share of the run's steps that it takes."""
 
-    bag_size: PositiveInt | None = Field(None, description="tokens per bag; default the scale's for this size")
+    bag_size: PositiveInt | None = Field(
+        None, description="tokens per bag; default the scale's for this size"
+    )
     bag_fraction: Fraction | None = Field(
         None, description="r, share of the run's steps; default the scale's for this size"
     )
@@ -48,10 +58,14 @@ class RunSpec(Strict):
     role: Literal["baseline", "tst"] | None = Field(None, description="default: tst if it has bags")
     size: Size | None = Field(None, description="default: the experiment's")
     length: str = Field("short", description="which of the scale's step counts")
-    times: PositiveFloat = Field(1.0, description="factor on that step count, e.g. 1.8 for an equal-loss baseline")
+    times: PositiveFloat = Field(
+        1.0, description="factor on that step count, e.g. 1.8 for an equal-loss baseline"
+    )
     bags: tuple[BagSpec, ...] = Field((), description="bag phases in order; none is a baseline")
     learning_rate_times: PositiveFloat = Field(1.0, description="factor on the scale's peak learning rate")
-    learning_rate: PositiveFloat | None = Field(None, description="peak learning rate, instead of the scale's")
+    learning_rate: PositiveFloat | None = Field(
+        None, description="peak learning rate, instead of the scale's"
+    )
     handover: HandoverConfig = Field(HandoverConfig(), description="at the switch from bags to tokens")
     phase_decay: bool = Field(False, description="let every phase decay on its own (patch-level training)")
     epochs: PositiveFloat | None = Field(
@@ -79,7 +93,7 @@ class ExperimentConfig(Strict):
     kind: Kind = "pair"
     paper: tuple[str, ...] = Field((), description="figures and tables of the paper with the same numbers")
     size: Size = "small"
-    runs: dict[str, RunSpec] = {}
+    runs: dict[str, RunSpec] = Field({}, description="runs by name")
     grid: GridSpec | None = None
     seeds: PositiveInt = Field(1, description="number of seeds; every run is made once per seed")
     token_phase_only: bool = Field(False, description="draw the token phase alone")
@@ -138,7 +152,9 @@ class ScaleConfig(Strict):
     """What the experiments mean on given hardware."""
 
     description: str
-    means_something: bool = Field(True, description="false: the numbers test the plumbing only, the report says so")
+    means_something: bool = Field(
+        True, description="false: the numbers test the plumbing only, the report says so"
+    )
     sizes: dict[Size, SizeConfig]
     decay_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="last part of WSD")
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
@@ -157,7 +173,9 @@ class ProjectConfig(Strict):
     """configs/demo.yaml, the Snakemake configfile: which experiments at which scale."""
 
     scale: str = Field("cpu", description="name of a file in configs/scales")
-    experiments: tuple[str, ...] = Field(description="names of files in configs/experiments, for the default target")
+    experiments: tuple[str, ...] = Field(
+        description="names of files in configs/experiments, for the default target"
+    )
     results: str = Field("results", description="folder for everything that is produced")
     wandb: Literal["off", "offline", "online"] = "off"
     keep_checkpoints: Literal["all", "branch_points", "final"] = "all"

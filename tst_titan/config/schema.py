@@ -118,7 +118,9 @@ class SuperpositionConfig(Strict):
             if min(self.weights) < 0 or sum(self.weights) <= 0:
                 raise ValueError("weights must be non-negative with a positive sum")
         if self.sides == "output_only" and self.feeding == "more_sequences":
-            raise ValueError("feeding more_sequences needs bags at the input; output_only reads no extra data")
+            raise ValueError(
+                "feeding more_sequences needs bags at the input; output_only reads no extra data"
+            )
         return self
 
 
@@ -263,7 +265,9 @@ class ParallelConfig(Strict):
 class RuntimeConfig(Strict):
     """How a stage runs, as opposed to what it computes. Never part of a stage's identity."""
 
-    processes_per_node: PositiveInt = Field(1, description="training processes on each node (GPUs, or CPU ranks)")
+    processes_per_node: PositiveInt = Field(
+        1, description="training processes on each node (GPUs, or CPU ranks)"
+    )
     nodes: PositiveInt = 1
     parallel: ParallelConfig = ParallelConfig()
     micro_batch_sequences: PositiveInt | None = Field(
@@ -275,7 +279,9 @@ class RuntimeConfig(Strict):
     cpu_threads: NonNegativeInt = Field(0, description="threads per CPU process; 0 shares the cores evenly")
     log_every: PositiveInt = Field(10, description="steps between lines of metrics.jsonl")
     checkpoint_every: PositiveInt = Field(500, description="steps between checkpoints")
-    keep_last_checkpoints: Annotated[int, Field(ge=2)] = Field(2, description="checkpoints kept inside a stage")
+    keep_last_checkpoints: Annotated[int, Field(ge=2)] = Field(
+        2, description="checkpoints kept inside a stage"
+    )
     async_checkpoint: bool = Field(False, description="write checkpoints beside training (accelerators)")
     final_loss_window: PositiveInt = Field(10, description="logged steps averaged into final_loss_mean")
     deterministic: bool = Field(False, description="deterministic kernels (always so on the CPU)")
@@ -288,7 +294,8 @@ class RuntimeConfig(Strict):
     train_timeout_s: PositiveInt = 300
     environment: dict[str, str] = Field({}, description="extra environment variables, e.g. NCCL settings")
     run_tokens_per_lane: NonNegativeInt = Field(
-        0, description="tokens per lane that the longest run through this stage reads; checked before training"
+        0,
+        description="tokens per lane that the longest run through this stage reads; checked before training",
     )
 
     @property

@@ -1,0 +1,91 @@
+"""Cut a run's steps into stages, and name the stages by what sets them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tst_titan.config.experiment import BagSpec, RunSpec, SizeConfig
+from tst_titan.config.schema import HandoverConfig, StageSchedule
+from tst_titan.errors import UserError
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of steps with one bag spec and one part of the schedule."""
+
+    start: int
+    end: int
+    bag: BagSpec | None
+    decaying: bool
+    phase_start: int
+    decay_start: int
+    decay_end: int
+
+    @property
+    def phase(self) -> str:
+        """bag, token or decay; bags that decay are still phase bag."""
+        if self.bag is not None:
+            return "bag"
+        return "decay" if self.decaying else "token"
+
+
+def cut_into_pieces(
+    steps: int, bags: Sequence[BagSpec], decay_fraction: float, phase_decay: bool, where: str
+) -> Iterator[Piece]:
+    """Cut [0, steps) where the bag changes and where the decay begins; each piece is one stage."""
+    ends: list[tuple[int, BagSpec | None]] = []
+    reached = 0.0
+    for spec in bags:
+        assert spec.bag_fraction is not None  # defaults are filled in before
+        reached += spec.bag_fraction
+        ends.append((round(steps * reached), spec))
+    if reached > 1 + 1e-9:
+        raise UserError(f"{where}: key bag_fraction: the bag phases take {reached:g} of the steps; at most 1")
+    if not ends or ends[-1][0] < steps:
+        ends.append((steps, None))
+    start = 0
+    bag: BagSpec | None
+    for end, bag in ends:
+        if end <= start:
+            raise UserError(
+                f"{where}: key bag_fraction: a phase from step {start} to step {end} is empty; "
+                f"with {steps} steps give every bag phase at least one step and leave the token phase at least one"
+            )
+        schedule_start, schedule_end = (start, end) if phase_decay else (0, steps)
+        decay_start = schedule_end - round((schedule_end - schedule_start) * decay_fraction)
+        for piece_start, piece_end in ((start, min(end, decay_start)), (max(start, decay_start), end)):
+            if piece_end > piece_start:
+                decaying = piece_start >= decay_start
+                yield Piece(piece_start, piece_end, bag, decaying, start, decay_start, schedule_end)
+        start = end
+
+
+def schedule_of(piece: Piece, size: SizeConfig, spec: RunSpec) -> StageSchedule:
+    """The learning-rate factor over a piece: the scale's warm-up, or a new one after the switch, and the decay."""
+    warmup_start, warmup_steps = 0, size.warmup_steps
+    if piece.bag is None and piece.phase_start > 0 and spec.handover.rewarm_steps:
+        warmup_start, warmup_steps = piece.phase_start, spec.handover.rewarm_steps
+    decay = (piece.decay_start, piece.decay_end) if piece.decaying else (None, None)
+    return StageSchedule(
+        warmup_start=warmup_start, warmup_steps=warmup_steps, decay_start=decay[0], decay_end=decay[1]
+    )
+
+
+def segment_name(piece: Piece, handover: HandoverConfig | None, phase_decay: bool) -> str:
+    """``bag6-6000``, ``token-18000``, ``decay-20000``, with a suffix for every option that is not the default."""
+    bag_name = f"bag{piece.bag.bag_size}" + ("decay" if piece.decaying else "") if piece.bag else None
+    name = bag_name or piece.phase
+    suffixes = []
+    if piece.bag is not None:
+        defaults = BagSpec()
+        for key in ("sides", "weights", "loss", "feeding"):
+            value = getattr(piece.bag, key)
+            if value != getattr(defaults, key):
+                suffixes.append(value if isinstance(value, str) else "w" + "_".join(f"{w:g}" for w in value))
+    if handover is not None:
+        suffixes += ["model_only"] if handover.load == "model_only" else []
+        suffixes += ["reinit_" + "_".join(handover.reinitialize)] if handover.reinitialize else []
+        suffixes += [f"rewarm{handover.rewarm_steps}"] if handover.rewarm_steps else []
+    suffixes += ["phase_decay"] if phase_decay and piece.start == 0 else []
+    return "-".join([f"{name}-{piece.end}", *suffixes])
