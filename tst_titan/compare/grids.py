@@ -169,7 +169,7 @@ def _gain(metric: str, here: Sequence[RunData], baselines: Sequence[RunData], op
     if len(ours) == len(theirs) == 1:
         dof = min(run.final.mean.dof for run in (*here, *baselines))
         quantile = t_quantile(options.confidence, dof if metric == "final_loss" else _LARGE)
-        gap = difference(*ours.values(), *theirs.values(), quantile)
+        gap = difference(next(iter(ours.values())), next(iter(theirs.values())), quantile)
     else:
         found = difference_over_seeds(
             {seed: number.number for seed, number in theirs.items()},
