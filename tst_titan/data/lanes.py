@@ -41,7 +41,7 @@ class Lanes:
         lanes: slice | range | None = None,
         dtype: np.dtype | type = np.int64,
     ) -> np.ndarray:
-        """Tokens [position, position + length) of each lane: a fresh array, shape (lanes, length), type `dtype`.
+        """Tokens [position, position + length) of each lane: a fresh array (lanes, length) of type `dtype`.
 
         Args:
             position: tokens read per lane so far, over all epochs.
@@ -123,7 +123,7 @@ def check_enough(
 
 def _too_few(needed: int, lane_length: int, n_lanes: int, tokens: int) -> str:
     return (
-        f"too few tokens: {needed * n_lanes:,} are needed ({needed:,} in each of {n_lanes:,} lanes) and there "
-        f"are {tokens:,} ({lane_length:,} a lane); use a larger corpus or fewer steps, or allow repetition in "
-        "the config"
+        f"too few tokens: {needed * n_lanes:,} are needed ({needed:,} in each of {n_lanes:,} lanes), "
+        f"there are {tokens:,} ({lane_length:,} a lane); use a larger corpus or fewer steps, or allow "
+        "repetition in the config"
     )

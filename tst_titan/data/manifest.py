@@ -38,6 +38,7 @@ class SplitManifest(_Part):
     documents: int = Field(ge=0, description="Documents of the split.")
     tokens: int = Field(ge=0, description="Tokens of the split, one EOS a document included.")
     text_bytes: int = Field(ge=0, description="UTF-8 bytes of the documents' text.")
+    text_bytes_by_source: dict[str, int] = Field(description="The same, for each source.")
     shards: tuple[Shard, ...] = Field(description="The shards; in this order they are the stream.")
 
 
@@ -74,9 +75,9 @@ class DataManifest(_Part):
     documents: Documents = Field(description="Documents read, dropped, removed and kept.")
     train: SplitManifest = Field(description="The training split.")
     heldout: SplitManifest = Field(description="The held-out split.")
-    config_sha256: str = Field(description="SHA-256 of the resolved corpus config.")
+    config_sha256: str = Field(description="SHA-256 of the settings of all steps.")
     versions: dict[str, str] = Field(description="Versions of the packages that made the corpus.")
-    seconds: dict[str, float] = Field(description="Seconds of work per step, summed over its tasks.")
+    seconds: dict[str, float] = Field(description="Wall seconds of each step's last run.")
     warnings: tuple[str, ...] = Field(description="What a reader should know before trusting the corpus.")
 
     def split(self, name: Split) -> SplitManifest:

@@ -1,7 +1,7 @@
 """Reading token shards: memory-mapped, as one stream of tokens or document by document.
 
-A shard is datatrove's `.ds` file (token ids, little-endian uint16 or uint32) with a `.ds.index` beside it (the
-end of every document in tokens, uint64). Nothing is loaded ahead: the operating system pages in what is read.
+A shard is datatrove's `.ds` file (token ids, little-endian uint16 or uint32) with a `.ds.index` beside it
+(the end of every document in tokens, uint64). Nothing is loaded ahead: the system pages in what is read.
 """
 
 import hashlib
@@ -160,12 +160,22 @@ def read_index(path: Path, shard: Shard) -> list[int]:
             "documents; build the corpus again"
         )
     ends = np.fromfile(index, dtype="<u8")
-    if len(ends) and (ends[-1] != shard.tokens or np.any(ends[1:] <= ends[:-1])):
+    check_index(index, ends, shard.tokens)
+    return ends.tolist()
+
+
+def check_index(path: Path, ends: np.ndarray, tokens: int) -> None:
+    """Check that the ends of documents, shape (documents,), uint64, rise to the shard's number of tokens.
+
+    Raises:
+        UserError: they do not.
+    """
+    last = int(ends[-1]) if len(ends) else 0
+    if last != tokens or np.any(ends[1:] <= ends[:-1]):
         raise UserError(
-            f"{index}: the index does not fit its shard (last end {ends[-1]:,}, tokens {shard.tokens:,}); "
+            f"{path}: the index does not fit its shard (last end {last:,}, tokens {tokens:,}); "
             "build the corpus again"
         )
-    return ends.tolist()
 
 
 def sha256_of(path: Path) -> str:
@@ -180,7 +190,7 @@ def sha256_of(path: Path) -> str:
 def verify_shards(path: Path, hashes: bool = True) -> DataManifest:
     """Check every file that the manifest at `path` names, and return the manifest.
 
-    Sizes and indices are always checked; with `hashes`, every file's SHA-256 is compared with the recorded one.
+    Sizes and indices are always checked; with `hashes`, every file's SHA-256 is compared as well.
 
     Raises:
         UserError: a file is missing, truncated or altered.

@@ -1,0 +1,158 @@
+"""Running datatrove pipelines in one job: a fixed number of tasks, any number of workers, resumable.
+
+datatrove marks a finished task with a file in its logging folder and skips it next time, whatever the settings
+were; so every stage logs into a folder that is named by a hash of all settings that led to it.
+"""
+
+import ctypes
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+from datatrove.executor import LocalPipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+
+_SECONDS_BETWEEN_LINES = 10
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One datatrove pipeline.
+
+    Attributes:
+        name: folder of its logs.
+        tasks: number of tasks; part of the result, so fixed by the config.
+        build: makes the pipeline; called in the process that runs a task, so it must be picklable.
+    """
+
+    name: str
+    tasks: int
+    build: Callable[[], list[PipelineStep]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one job does of a step that several jobs share.
+
+    Attributes:
+        index: number of the part, from 0; None for the job that finishes the step, after the parts.
+        of: number of parts.
+    """
+
+    index: int | None = None
+    of: int = 1
+
+    def ranks(self, tasks: int) -> range:
+        """The tasks of this part; all of them for the job that finishes the step."""
+        if self.index is None:
+            return range(tasks)
+        return range(tasks * self.index // self.of, tasks * (self.index + 1) // self.of)
+
+
+WHOLE = Part()
+
+
+def run_stage(stage: Stage, logs: Path, workers: int, part: Part = WHOLE) -> None:
+    """Run the tasks of a stage that are not finished yet.
+
+    Args:
+        stage: the pipeline.
+        logs: folder of the step's logs; the stage's are in <logs>/<stage.name>.
+        workers: tasks run at the same time.
+        part: which tasks are this job's; all by default.
+
+    Raises:
+        RuntimeError: a worker was killed or a task did not finish. What is finished stays finished.
+    """
+    folder = logs / stage.name
+    ranks = part.ranks(stage.tasks)
+    todo = sorted(set(ranks) - completed(folder))
+    if not todo:
+        return
+    started = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    if workers == 1 or len(todo) == 1:
+        for rank in todo:
+            run_task(stage, folder, rank)
+    else:
+        _run_pool(stage, folder, todo, workers, started)
+    missing = sorted(set(ranks) - completed(folder))
+    if missing:
+        raise RuntimeError(f"stage {stage.name}: tasks {missing} did not finish; see {folder}/logs")
+
+
+def run_task(stage: Stage, folder: Path, rank: int) -> int:
+    """Run one task through datatrove's executor in this process; returns its rank."""
+    LocalPipelineExecutor(
+        pipeline=stage.build(),
+        tasks=stage.tasks,
+        workers=1,
+        logging_dir=str(folder),
+        local_tasks=1,
+        local_rank_offset=rank,
+    ).run()
+    return rank
+
+
+def _run_pool(stage: Stage, folder: Path, todo: Sequence[int], workers: int, started: float) -> None:
+    # datatrove's own pool waits for ever for a task whose worker was killed; this one raises.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tst_titan.data.documents", "tst_titan.data.tokens"])
+    said = started
+    try:
+        with ProcessPoolExecutor(min(workers, len(todo)), context, initializer=_die_with_parent) as pool:
+            futures = [pool.submit(run_task, stage, folder, rank) for rank in todo]
+            for done, future in enumerate(as_completed(futures), 1):
+                future.result()
+                if time.monotonic() - said > _SECONDS_BETWEEN_LINES and done < len(todo):
+                    said = time.monotonic()
+                    print(f"  {stage.name}: {done} of {len(todo)} tasks, {said - started:.0f} s", flush=True)
+    except BrokenProcessPool:
+        raise RuntimeError(
+            f"stage {stage.name}: a worker was killed, by the system if memory ran out; finished tasks are "
+            f"kept: run again, with fewer threads or more memory (logs: {folder}/logs)"
+        ) from None
+
+
+def _die_with_parent() -> None:
+    """End this worker when the job ends: a second writer must never outlive a killed job."""
+    os.environ.setdefault("RAYON_NUM_THREADS", "1")  # tokenizers would start a thread a core in every worker
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == 1:
+        os._exit(1)
+
+
+def completed(folder: Path) -> set[int]:
+    """Ranks that datatrove marked as finished in a stage's logging folder."""
+    marks = folder / "completions"
+    return {int(path.name) for path in marks.iterdir()} if marks.is_dir() else set()
+
+
+def counts(stage_folder: Path, tasks: int) -> list[Counter[str]]:
+    """Counters of a finished stage, summed over tasks: one Counter for each step of the pipeline.
+
+    Raises:
+        RuntimeError: a task is not finished.
+    """
+    missing = sorted(set(range(tasks)) - completed(stage_folder))
+    if missing:
+        raise RuntimeError(f"{stage_folder}: tasks {missing} are not finished")
+    totals: list[Counter[str]] = []
+    for rank in range(tasks):
+        steps = json.loads((stage_folder / "stats" / f"{rank:05d}.json").read_text())
+        totals = totals or [Counter() for _ in steps]
+        for total, step in zip(totals, steps, strict=True):
+            for label, value in step["stats"].items():
+                total[label] += value["total"] if isinstance(value, dict) else value
+    return totals
