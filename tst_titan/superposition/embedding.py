@@ -68,11 +68,16 @@ class _BagMeanOnCPU(torch.autograd.Function):
         # In backward, an id past the end collects what this shard does not hold.
         ctx.save_for_backward(ids if held is None else ids.where(held, weight.shape[0]))
         ctx.weight_shape, ctx.dtype = weight.shape, weight.dtype
-        if held is None and weight.dtype not in (torch.float32, torch.float64):
-            return functional.embedding_bag(ids, weight, mode="mean")
         include = None if held is None else held.to(weight.dtype)
-        total = functional.embedding_bag(ids, weight, mode="sum", per_sample_weights=include)
-        return total.div_(ids.shape[1])
+        if weight.dtype in (torch.float32, torch.float64):
+            total = functional.embedding_bag(ids, weight, mode="sum", per_sample_weights=include)
+            return total.div_(ids.shape[1])
+        # There embedding_bag rounds the sum, and then the mean, to the low precision.
+        total = weight.new_zeros(ids.shape[0], weight.shape[1], dtype=torch.float32)
+        for k in range(ids.shape[1]):
+            rows = weight[ids[:, k]]
+            total += rows if include is None else rows * include[:, k, None]
+        return total.div_(ids.shape[1]).to(weight.dtype)
 
     @staticmethod
     @once_differentiable

@@ -152,7 +152,7 @@ class _BagLoss(torch.autograd.Function):
         vocab_size = logits.shape[1] if shard is None else shard.vocab_size
         mass, rest, slope = _targets_part(name, at_labels, labels, counted, weights, vocab_size)
         if early:
-            if bool(((mass - 1.0).abs() > 1e-6).any()):  # labels that do not count
+            if bool(((mass - 1.0).abs() > 8 * torch.finfo(mass.dtype).eps).any()):
                 gradient.mul_(mass[:, None])
             gradient.scatter_add_(1, columns, slope)
             ctx.save_for_backward(gradient)
