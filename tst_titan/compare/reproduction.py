@@ -5,27 +5,39 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
+import numpy as np
+
+from tst_titan.compare.arithmetic import length_crossing
 from tst_titan.compare.grids import Grid
+from tst_titan.compare.noise import MeanWithError
 from tst_titan.compare.pairs import Pair
 from tst_titan.compare.runs import RunData
 
 _COMPARED = ("final_loss", "average_accuracy")
 _WORDS = {"final_loss": "final loss", "average_accuracy": "average accuracy"}
 _UNITS = {"final_loss": "nats/token", "average_accuracy": "points"}
+_TIE = {"final_loss": 0.003, "average_accuracy": 0.3}
+"""Published differences that small say nothing: neighbouring cells of the paper's grids scatter by as much."""
 
 
 class Naming:
-    """Names of runs for sentences: the label, with the group where there are several."""
+    """Names of runs for sentences: the label, with seed and group where the label alone is not unique."""
 
     def __init__(self, runs: Sequence[RunData]) -> None:
-        self._labels = {run.name: run.spec.label for run in runs}
-        self._groups = {run.name: run.spec.group for run in runs}
-        self._several = len(set(self._groups.values())) > 1
+        groups = {run.spec.group for run in runs}
+        places = [(run.spec.group, run.spec.label) for run in runs]
+        self._names = {}
+        for run, place in zip(runs, places, strict=True):
+            name = run.spec.label
+            if places.count(place) > 1:
+                name += f", seed {run.spec.seed}"
+            if len(groups) > 1 and run.spec.group:
+                name += f" [{run.spec.group}]"
+            self._names[run.name] = name
 
     def of(self, name: str) -> str:
-        """Label of the run called ``name``."""
-        group = self._groups[name]
-        return f"{self._labels[name]} [{group}]" if self._several and group else self._labels[name]
+        """Name in sentences of the run called ``name``."""
+        return self._names[name]
 
 
 def pair_reproduction(runs: Sequence[RunData], pairs: Sequence[Pair], naming: Naming) -> Iterator[str]:
@@ -95,33 +107,84 @@ def _direction(metric: str, pair: Pair, reference: RunData, run: RunData, naming
         decided = found.low > 0 or found.high < 0
     elif ours.stderr is not None and theirs_loss.stderr is not None:
         decided = abs(gap) > 2 * (ours.stderr**2 + theirs_loss.stderr**2) ** 0.5
-    same = gap * theirs > 0
-    verdict = {
-        (True, True): "direction reproduced",
-        (True, False): "same direction, but within the noise",
-        (True, None): "same direction; the noise is unknown",
-        (False, True): "direction not reproduced",
-        (False, False): "opposite direction, but within the noise: undecided",
-        (False, None): "opposite direction; the noise is unknown",
-    }[(same, decided)]
+    if abs(theirs) < _TIE[metric]:
+        verdict = "the paper's two runs tie; ours " + ("differ" if decided else "do too, within the noise")
+    else:
+        verdict = {
+            (True, True): "direction reproduced",
+            (True, False): "same direction, but within the noise",
+            (True, None): "same direction; the noise is unknown",
+            (False, True): "direction not reproduced",
+            (False, False): "opposite direction, but within the noise: undecided",
+            (False, None): "opposite direction; the noise is unknown",
+        }[(gap * theirs > 0, decided)]
     return (
-        f"{naming.of(run.name)} minus {naming.of(reference.name)}, {_WORDS[metric]}: ours {gap:+.3f}, the paper's "
-        f"{theirs:+.3f} {_UNITS[metric]} (at its sizes): {verdict}."
+        f"{naming.of(run.name)} minus {naming.of(reference.name)}, {_WORDS[metric]}: ours {gap:+.3f}, the "
+        f"paper's {theirs:+.3f} {_UNITS[metric]} (at its sizes): {verdict}."
     )
 
 
+def speedup_reproduction(runs: Sequence[RunData], pairs: Sequence[Pair], naming: Naming) -> Iterator[str]:
+    """The speed-up at equal loss in steps, ours and that of the paper's final losses."""
+    by_name = {run.name: run for run in runs}
+    said: set[str] = set()
+    for pair in pairs:
+        run, found = by_name[pair.run], pair.equal_loss
+        theirs = _published_speedup(run, by_name[pair.reference], runs)
+        if found is None or theirs is None or pair.run in said:
+            continue
+        said.add(pair.run)
+        ours = "not reached"
+        if found.speedup["steps"].exists:
+            bound = "" if found.bound is None else found.bound.replace("_", " ") + " "
+            ours = f"{bound}{found.speedup['steps'].number:.2f} times"
+        yield f"Speed-up in steps at equal final loss, {naming.of(run.name)}: ours {ours}, the paper's {theirs}."
+
+
+def _published_speedup(run: RunData, reference: RunData, runs: Sequence[RunData]) -> str | None:
+    """The paper's baselines of this group at its TST run's final loss; None where it does not say."""
+    needed = ("final_loss", "steps")
+    family = {
+        other.published["steps"].number: other.published["final_loss"].number
+        for other in runs
+        if other.spec.is_baseline and other.spec.group == run.spec.group
+        if all(name in other.published for name in needed)
+    }
+    if not all(name in run.published for name in needed) or not reference.spec.is_baseline or not family:
+        return None
+    steps, target = run.published["steps"].number, run.published["final_loss"].number
+    lengths = sorted(family)
+    if len(lengths) > 1:
+        finals = [MeanWithError(family[length], 1, None, 0, 0.0) for length in lengths]
+        goal = MeanWithError(target, 1, None, 0, 0.0)
+        found = length_crossing(np.array(lengths), finals, goal, 0.95, 20, 0)
+        if found.position is not None:
+            return f"{found.position / steps:.2f} times"
+    longest = lengths[-1]
+    if family[longest] > target and longest > steps:
+        return f"at least {longest / steps:.2f} times"
+    return None
+
+
 def _ordering(group: str, members: Sequence[RunData]) -> str | None:
-    """In how many pairs of runs the paper's order of final losses holds; needs three runs."""
-    if len(members) < 3:
+    """In how many pairs of variants the paper's order of final losses holds; needs three."""
+    ours: dict[str, list[float]] = {}
+    theirs: dict[str, float] = {}
+    for run in members:
+        ours.setdefault(run.spec.label, []).append(run.metrics["final_loss"].number)
+        theirs[run.spec.label] = run.published["final_loss"].number
+    if len(ours) < 3:
         return None
     same = total = 0
-    for first, second in combinations(members, 2):
-        theirs = first.published["final_loss"].number - second.published["final_loss"].number
-        ours = first.metrics["final_loss"].number - second.metrics["final_loss"].number
-        if theirs == 0:
+    for first, second in combinations(ours, 2):
+        gap = theirs[first] - theirs[second]
+        if abs(gap) < _TIE["final_loss"]:
             continue
         total += 1
-        same += theirs * ours > 0
+        same += bool(gap * (np.mean(ours[first]) - np.mean(ours[second])) > 0)
     head = f"{group}: order" if group else "Order"
     verdict = "reproduced" if same == total else "not fully reproduced"
-    return f"{head} of the {len(members)} final losses: {same} of {total} pairs as in the paper, {verdict}."
+    return (
+        f"{head} of the {len(ours)} final losses: {same} of {total} pairs as in the paper (ties left out), "
+        f"{verdict}."
+    )

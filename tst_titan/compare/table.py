@@ -56,9 +56,9 @@ def table_text(frame: pd.DataFrame) -> str:
         if column in frame and not frame[column].isna().all():
             shown.append((title, [_cell(value, form) for value in frame[column]], True))
     lines = _aligned(shown)
-    notes = [f"  {row['name']}: {row['missing']}" for row in frame.to_dict("records") if row["missing"]]
+    notes = _folded(frame)
     if notes:
-        lines += ["", "Not available:", *_folded(notes)]
+        lines += ["", "Not available:", *notes]
     lines += ["", "From:"] + [f"  {row['name']}: {row['manifest']}" for row in frame.to_dict("records")]
     return "\n".join(lines)
 
@@ -173,10 +173,16 @@ def _aligned(columns: Sequence[tuple[str, list[str], bool]]) -> list[str]:
     return [header, "-" * len(header), *rows]
 
 
-def _folded(notes: Sequence[str]) -> list[str]:
-    """Runs that lack the same for the same reasons share a line."""
-    by_reason: dict[str, list[str]] = {}
-    for note in notes:
-        name, _, reason = note.strip().partition(": ")
-        by_reason.setdefault(reason, []).append(name)
-    return [f"  {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+def _folded(frame: pd.DataFrame) -> list[str]:
+    """Gaps and their reasons; what several runs or columns lack for one reason shares a line."""
+    by_reason: dict[str, tuple[list[str], list[str]]] = {}
+    for row in frame.to_dict("records"):
+        for entry in filter(None, str(row["missing"]).split("; ")):
+            column, _, reason = entry.partition(": ")
+            columns, names = by_reason.setdefault(reason, ([], []))
+            columns += [column] if column not in columns else []
+            names += [str(row["name"])] if row["name"] not in names else []
+    return [
+        f"  {', '.join(columns)} ({'all runs' if len(names) == len(frame) else ', '.join(names)}): {reason}"
+        for reason, (columns, names) in by_reason.items()
+    ]

@@ -11,7 +11,12 @@ from tst_titan.compare.grids import Grid
 from tst_titan.compare.groups import SeedResult
 from tst_titan.compare.measured import Measured
 from tst_titan.compare.pairs import AtBudget, Pair, Scored
-from tst_titan.compare.reproduction import Naming, grid_reproduction, pair_reproduction
+from tst_titan.compare.reproduction import (
+    Naming,
+    grid_reproduction,
+    pair_reproduction,
+    speedup_reproduction,
+)
 from tst_titan.compare.runs import RunData
 from tst_titan.compare.spec import ComparisonSpec
 from tst_titan.compare.sweeps import Sweep
@@ -21,6 +26,8 @@ from tst_titan.compare.transfer import Worth
 Kind = Literal["caveat", "result", "reproduction", "noise", "warning", "gap"]
 _PAIRWISE = ("pair", "seeds", "curriculum", "feeding")
 _REPEATS = 1.001
+_MANY_CELLS = 4
+_MANY_RUNS = 8
 _METRIC_WORDS = {
     "final_loss": "final loss",
     "heldout_nats_per_token": "held-out loss",
@@ -52,12 +59,15 @@ def make_verdict(
     if spec.caveat:
         found.append(Sentence("caveat", spec.caveat))
     if spec.kind in _PAIRWISE:
+        by_run: dict[str, list[Pair]] = {}
         for pair in _one_per_labels(pairs, runs):
-            found += [Sentence("result", text) for text in _pair_results(pair, naming)]
+            by_run.setdefault(pair.run, []).append(pair)
+        for part in by_run.values():
+            texts = _pair_results(part, naming, spec.options.equal_tolerance)
+            found += [Sentence("result", text) for text in texts]
     found += [Sentence("noise", text) for text in _seed_sentences(seeds)]
     found += [Sentence("result", text) for grid in grids for text in _grid_results(grid)]
-    for sweep in sweeps:
-        found += _sweep_sentences(sweep)
+    found += [sentence for sweep in sweeps for sentence in _sweep_sentences(sweep)]
     found += [Sentence("result", text) for text in _transfer_results(transfer, naming)]
     found += [Sentence("reproduction", text) for text in _reproduction(spec, runs, pairs, grids, naming)]
     found += [Sentence("warning", text) for text in _warnings(runs, naming)]
@@ -82,38 +92,45 @@ def _one_per_labels(pairs: Sequence[Pair], runs: Sequence[RunData]) -> list[Pair
     return list(chosen.values())
 
 
-def _pair_results(pair: Pair, naming: Naming) -> Iterator[str]:
-    """What one pair shows."""
-    run, reference = naming.of(pair.run), naming.of(pair.reference)
-    yield from _budget(pair.equal_flops, "FLOPs", run, reference)
-    if abs(pair.equal_data.ratio - pair.equal_flops.ratio) > 1e-9:
-        yield from _budget(pair.equal_data, "data", run, reference)
-    if pair.equal_loss is not None:
-        yield _equal_loss(pair.equal_loss, run, reference)
-    reached = pair.run_reaches_reference
-    if reached is not None and reached.status == "reached" and reached.at["steps"].exists:
-        steps, times = reached.at["steps"], reached.speedup["steps"]
-        yield (
-            f"{run} passes the final loss of {reference} ({reached.target_loss.number:.4f}) after "
-            f"{steps.number:,.0f} steps{_between(steps)}: at least {times.number:.2f} times fewer steps."
-        )
-    yield from _scored(pair.heldout, "Held out", run, reference, 4)
-    yield from _scored(pair.accuracy, "Average accuracy over the seven tasks", run, reference, 1)
-    if pair.switch is not None:
-        yield _switch(pair, run, reference)
+def _pair_results(pairs: Sequence[Pair], naming: Naming, tolerance: float) -> Iterator[str]:
+    """What the pairs of one run show: each budget with the reference that fits it best."""
+    by_flops = min(pairs, key=lambda pair: abs(pair.equal_flops.ratio - 1))
+    by_data = min(pairs, key=lambda pair: abs(pair.equal_data.ratio - 1))
+    run = naming.of(by_flops.run)
+    yield from _budget(by_flops.equal_flops, "FLOPs", run, naming.of(by_flops.reference), tolerance)
+    if by_data is not by_flops or abs(by_data.equal_data.ratio - by_flops.equal_flops.ratio) > 1e-9:
+        yield from _budget(by_data.equal_data, "data", run, naming.of(by_data.reference), tolerance)
+    for pair in pairs:
+        reference = naming.of(pair.reference)
+        if pair.equal_loss is not None:
+            yield _equal_loss(pair.equal_loss, run, reference)
+        reached = pair.run_reaches_reference
+        if reached is not None and reached.status == "reached" and reached.at["steps"].exists:
+            steps, times = reached.at["steps"], reached.speedup["steps"]
+            yield (
+                f"{run} passes the final loss of {reference} ({reached.target_loss.number:.4f}) after "
+                f"{steps.number:,.0f} steps{_between(steps)}: a speed-up of at least {times.number:.2f} times."
+            )
+        ratio = pair.equal_flops.ratio
+        if abs(ratio - 1) > tolerance:
+            reference += f" (of {ratio:.2f} times the FLOPs)"
+        yield from _scored(pair.heldout, "Held out", run, reference, 4)
+        yield from _scored(pair.accuracy, "Average accuracy over the seven tasks", run, reference, 1)
+    if by_flops.switch is not None:
+        yield _switch(by_flops, run, naming.of(by_flops.reference))
 
 
-def _budget(found: AtBudget, what: str, run: str, reference: str) -> Iterator[str]:
+def _budget(found: AtBudget, what: str, run: str, reference: str, tolerance: float) -> Iterator[str]:
     """Who is ahead at equal FLOPs or equal data."""
     if found.difference.value is None:
         return
+    if found.fair and abs(found.ratio - 1) > tolerance:
+        reference = "baselines interpolated to its length"
     gap = found.difference
     side = "below" if gap.number < 0 else "above"
-    noise = {
-        "undecided": "within the noise of the logged loss" if found.fair else "which decides nothing",
-        "run": "outside the noise of the logged loss",
-        "reference": "outside the noise of the logged loss",
-    }[found.winner or "undecided"]
+    noise = "outside the noise of the logged loss"
+    if found.winner == "undecided":
+        noise = "within the noise of the logged loss" if found.fair else "which decides nothing"
     interval = ""
     if gap.low is not None and gap.high is not None:
         interval = f" (difference {gap.low:+.4f} to {gap.high:+.4f})"
@@ -190,20 +207,22 @@ def _grid_results(grid: Grid) -> Iterator[str]:
     if grid.metric not in _METRIC_WORDS or grid.best is None:
         return
     metric, group = _METRIC_WORDS[grid.metric], f"{grid.group}: " if grid.group else ""
-    best = next(
-        cell
-        for cell in grid.cells
-        if (cell.bag_size, cell.bag_fraction) == (grid.best.bag_size, grid.best.bag_fraction)
-    )
+    place = (grid.best.bag_size, grid.best.bag_fraction)
+    best = next(cell for cell in grid.cells if (cell.bag_size, cell.bag_fraction) == place)
     known = [cell for cell in grid.cells if cell.gain.exists]
     better = [cell for cell in known if cell.gain.number > 0]
     surely = [cell for cell in better if cell.gain.low is not None and cell.gain.low > 0]
+    side = "better" if best.gain.number > 0 else "worse"
+    gain = f"{abs(best.gain.number):.4f} {best.gain.unit} {side} than the baseline"
+    if best.gain.low is not None and best.gain.high is not None:
+        gain += f" (gain {best.gain.low:+.4f} to {best.gain.high:+.4f})"
     yield (
-        f"{group}the best {metric} is at s = {best.bag_size:g}, r = {best.bag_fraction:g}: "
-        f"{amount(best.value)}, better than the baseline by {amount(best.gain)}. Of {len(known)} cells "
-        f"{len(better)} beat the baseline, {len(surely)} of them by more than the noise. The best of many "
-        "cells is partly luck: its gain is flattered."
+        f"{group}The best {metric} is at s = {best.bag_size:g}, r = {best.bag_fraction:g}: "
+        f"{best.value.number:.4f}, {gain}. Of {len(known)} cells {len(better)} beat the baseline, "
+        f"{len(surely)} of them by more than the noise."
     )
+    if len(known) >= _MANY_CELLS:
+        yield f"{group}The best of {len(known)} cells is partly luck: its gain is flattered."
 
 
 def _sweep_sentences(sweep: Sweep) -> Iterator[Sentence]:
@@ -231,6 +250,9 @@ def _sweep_sentences(sweep: Sweep) -> Iterator[Sentence]:
 
 def _transfer_results(transfer: Sequence[Worth], naming: Naming) -> Iterator[str]:
     """What a bag step is worth, run by run, and the paper's version."""
+    if len(transfer) > _MANY_RUNS:
+        yield from _transfer_summary(transfer, naming)
+        return
     for item in transfer:
         worth = item.token_steps_per_bag_step
         where = f"{naming.of(item.run)} (s = {item.bag_size:g}, r = {item.bag_fraction:g})"
@@ -238,12 +260,30 @@ def _transfer_results(transfer: Sequence[Worth], naming: Naming) -> Iterator[str
             yield f"What a bag step of {where} is worth cannot be read off: {worth.reason}."
             continue
         bound = {"at_least": "at least ", "at_most": "at most ", None: ""}[item.bound]
-        text = f"A bag step of {where} replaces {bound}{amount(worth, 2)}"
+        text = f"A bag step of {where} replaces {bound}{worth.number:.2f} token steps{_between(worth, 2)}"
         if item.published is not None:
-            bounded = "at" in item.published.method.split(",")[0].split()
-            paper = f"{item.published.method.split(',')[0]} " if bounded else ""
-            text += f"; from the paper's losses {paper}{item.published.number:.2f}"
+            text += f"; from the paper's losses {item.published.number:.2f} ({item.published.method})"
         yield text + "."
+
+
+def _transfer_summary(transfer: Sequence[Worth], naming: Naming) -> Iterator[str]:
+    """One sentence a group where there are too many runs to name."""
+    for group in dict.fromkeys(item.group for item in transfer):
+        members = [item for item in transfer if item.group == group]
+        known = [item for item in members if item.token_steps_per_bag_step.exists]
+        head = f"{group}: " if group else ""
+        if not known:
+            yield f"{head}What a bag step is worth cannot be read off for any of {len(members)} runs."
+            continue
+        ranked = sorted(known, key=lambda item: item.token_steps_per_bag_step.number)
+        low, high = ranked[0], ranked[-1]
+        bounded = sum(item.bound is not None for item in known)
+        yield (
+            f"{head}Over {len(known)} runs a bag step replaces from "
+            f"{low.token_steps_per_bag_step.number:.2f} ({naming.of(low.run)}) to "
+            f"{high.token_steps_per_bag_step.number:.2f} token steps ({naming.of(high.run)}); "
+            f"{bounded} of them are bounds, because the loss lies outside the baselines'."
+        )
 
 
 def _reproduction(
@@ -259,6 +299,7 @@ def _reproduction(
         texts = [text for grid in grids for text in grid_reproduction(grid)]
     else:
         texts = list(pair_reproduction(runs, _one_per_labels(pairs, runs), naming))
+        texts += list(speedup_reproduction(runs, _one_per_labels(pairs, runs), naming))
     for text in texts:
         said = True
         yield text
@@ -269,14 +310,17 @@ def _reproduction(
 
 def _warnings(runs: Sequence[RunData], naming: Naming) -> Iterator[str]:
     """Repeated data, partial evaluations, runs without a token phase."""
-    for run in runs:
-        epochs = run.metrics["epochs"].number
-        if epochs > _REPEATS:
-            unique = scaled(run.metrics["unique_data_tokens"].number)
-            yield (
-                f"{naming.of(run.name)} repeats its data: {epochs:.2f} epochs of {unique} unique tokens; what it "
-                "gains by reading more is smaller than with fresh data."
-            )
+    repeats = [
+        f"{naming.of(run.name)} {run.metrics['epochs'].number:.2f} epochs of "
+        f"{scaled(run.metrics['unique_data_tokens'].number)} unique tokens"
+        for run in runs
+        if run.metrics["epochs"].number > _REPEATS
+    ]
+    if repeats:
+        yield (
+            f"Data repeats: {'; '.join(repeats)}. What a run gains by reading more is smaller with repeated "
+            "than with fresh data."
+        )
     limited = {task for run in runs for task in run.limited}
     if limited:
         yield f"Scored on a part of their items only: {', '.join(sorted(limited))}."
