@@ -22,6 +22,7 @@ from tst_titan.config.experiment import (
     SizeConfig,
 )
 from tst_titan.config.load import choose_file, dump, load, parse, write_if_changed
+from tst_titan.config.parallel import check_parallel
 from tst_titan.config.pieces import cut_into_pieces, schedule_of, segment_name
 from tst_titan.config.schema import (
     DataConfig,
@@ -258,7 +259,9 @@ class _Resolver:
             )
             segment = segment_name(piece, handover, spec.phase_decay)
             lineage = f"{lineage}/{segment}" if lineage else segment
-            stages.append(Stage(recipe, lineage, config, size.runtime or self.scale.runtime))
+            runtime = size.runtime or self.scale.runtime
+            check_parallel(config, runtime, self.where)
+            stages.append(Stage(recipe, lineage, config, runtime))
         return Run(
             name=name,
             label=spec.label or name,

@@ -19,20 +19,24 @@ class Lanes:
         stream: the tokens of all shards.
         n_lanes: sequences in a global batch.
         allow_repeat: go back to a lane's beginning after its end, instead of raising.
+        limit_tokens: cut only the stream's first tokens into lanes.
 
     Raises:
         UserError: `n_lanes` < 1 or the stream has fewer tokens than lanes.
     """
 
-    def __init__(self, stream: TokenStream, n_lanes: int, allow_repeat: bool = False):
+    def __init__(
+        self, stream: TokenStream, n_lanes: int, allow_repeat: bool = False, limit_tokens: int | None = None
+    ):
         if n_lanes < 1:
             raise UserError(f"a batch needs at least 1 sequence, found {n_lanes}")
-        if len(stream) < n_lanes:
-            raise UserError(f"{len(stream):,} tokens cannot be cut into {n_lanes:,} lanes")
+        tokens = len(stream) if limit_tokens is None else min(len(stream), limit_tokens)
+        if tokens < n_lanes:
+            raise UserError(f"{tokens:,} tokens cannot be cut into {n_lanes:,} lanes")
         self.stream = stream
         self.n_lanes = n_lanes
         self.allow_repeat = allow_repeat
-        self.lane_length = len(stream) // n_lanes
+        self.lane_length = tokens // n_lanes
 
     def read(
         self,

@@ -1,0 +1,153 @@
+"""A stage's folder: its configs, its identity, its parent and its manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tst_titan.config.load import load, write_if_changed
+from tst_titan.config.schema import RuntimeConfig, StageConfig
+from tst_titan.errors import UserError
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """``<results>/train/<recipe>/<segment>/<segment>/...`` of one stage.
+
+    Attributes:
+        path: the folder.
+        results: the root of all results; the corpus is found under it.
+    """
+
+    path: Path
+    results: Path
+
+    @classmethod
+    def at(cls, path: Path) -> StageFolder:
+        """The folder at ``path``; the results root is what lies above ``train/``.
+
+        Raises:
+            UserError: the path is not below a folder named train.
+        """
+        absolute = path.resolve()
+        for parent in absolute.parents:
+            if parent.name == "train":
+                return cls(absolute, parent.parent)
+        raise UserError(f"{path}: a stage's folder lies below <results>/train/<recipe>/")
+
+    @property
+    def recipe(self) -> str:
+        """Name of the recipe."""
+        return self.path.relative_to(self.results / "train").parts[0]
+
+    @property
+    def lineage(self) -> str:
+        """The path of segments from the root stage to this one."""
+        return "/".join(self.path.relative_to(self.results / "train").parts[1:])
+
+    @property
+    def parent(self) -> StageFolder | None:
+        """The stage that this one starts from; None for a root."""
+        return StageFolder(self.path.parent, self.results) if "/" in self.lineage else None
+
+    @cached_property
+    def stage(self) -> StageConfig:
+        """stage.yaml, validated."""
+        return load(StageConfig, self.path / "stage.yaml")
+
+    @cached_property
+    def runtime(self) -> RuntimeConfig:
+        """runtime.yaml, validated."""
+        return load(RuntimeConfig, self.path / "runtime.yaml")
+
+    @property
+    def stage_sha256(self) -> str:
+        """Hash of the bytes of stage.yaml."""
+        return hashlib.sha256((self.path / "stage.yaml").read_bytes()).hexdigest()
+
+    @property
+    def data_manifest(self) -> Path:
+        """Manifest of the corpus that the stage reads."""
+        return self.results / "data" / self.stage.data.corpus / "manifest.json"
+
+    @property
+    def manifest_path(self) -> Path:
+        """manifest.json, written last."""
+        return self.path / "manifest.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        """metrics.jsonl, a line a logged step."""
+        return self.path / "metrics.jsonl"
+
+    def manifest(self) -> dict[str, Any]:
+        """The finished stage's manifest.
+
+        Raises:
+            UserError: the stage is not finished, or the file is broken.
+        """
+        try:
+            return json.loads(self.manifest_path.read_text(encoding="utf8"))
+        except FileNotFoundError:
+            raise UserError(
+                f"{self.manifest_path}: missing; the stage is not finished, train it first"
+            ) from None
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{self.manifest_path}: not valid JSON ({error}); train the stage again"
+            ) from None
+
+    def parent_manifest(self) -> dict[str, Any] | None:
+        """The parent's manifest, checked to describe the parent's present stage.yaml and an existing checkpoint.
+
+        Raises:
+            UserError: the parent is unfinished, was made from another stage.yaml, or lost its checkpoint.
+        """
+        parent = self.parent
+        if parent is None:
+            return None
+        manifest = parent.manifest()
+        if manifest["stage_sha256"] != parent.stage_sha256:
+            raise UserError(
+                f"{parent.manifest_path}: key stage_sha256: found {manifest['stage_sha256'][:12]}, but "
+                f"{parent.path / 'stage.yaml'} is {parent.stage_sha256[:12]}; the parent was trained with another "
+                "config, train it again"
+            )
+        checkpoint = parent.path / manifest["checkpoint"]
+        if not (checkpoint / ".metadata").is_file():
+            raise UserError(
+                f"{parent.manifest_path}: key checkpoint: {checkpoint} is missing or incomplete; "
+                "train the parent again (snakemake --forcerun) or restore the folder"
+            )
+        if manifest["end_step"] != self.stage.start_step:
+            raise UserError(
+                f"{self.path / 'stage.yaml'}: key start_step: found {self.stage.start_step}, but the parent "
+                f"{parent.lineage} ends at step {manifest['end_step']}"
+            )
+        return manifest
+
+    def identity(self, data_identity: str, parent_identity: str | None) -> str:
+        """Hash of all that determines the result: this stage.yaml, the data's content, the parent's identity."""
+        parts = [self.stage_sha256, data_identity, parent_identity or "root"]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def checkpoint_folder(self, identity: str) -> Path:
+        """Checkpoints of this very identity; another config never resumes from them."""
+        return self.path / "checkpoint" / identity[:12]
+
+    def write_manifest(self, content: dict[str, Any]) -> None:
+        """Write manifest.json atomically: its presence means that the stage is finished."""
+        write_if_changed(self.manifest_path, json.dumps(content, indent=2) + "\n")
+
+
+def complete_checkpoints(folder: Path) -> dict[int, Path]:
+    """Checkpoints of a folder by step, only those whose metadata was written (DCP writes it last)."""
+    found = {}
+    for path in folder.glob("step-*"):
+        if (path / ".metadata").is_file() and path.name[5:].isdigit():
+            found[int(path.name[5:])] = path
+    return dict(sorted(found.items()))

@@ -1,0 +1,40 @@
+"""What a stage refuses before anything expensive starts."""
+
+from __future__ import annotations
+
+from tst_titan.config.parallel import check_parallel
+from tst_titan.config.stage_folder import StageFolder
+from tst_titan.data.lanes import check_enough
+from tst_titan.data.manifest import DataManifest
+from tst_titan.data.shards import verify_shards
+from tst_titan.errors import UserError
+
+
+def check_job(folder: StageFolder) -> DataManifest:
+    """Check the corpus and the layout against the stage, and return the corpus's manifest.
+
+    Raises:
+        UserError: a missing or truncated shard, a vocabulary smaller than the tokenizer's, too few tokens for the
+            whole run, or degrees of parallelism that do not fit.
+    """
+    stage, runtime = folder.stage, folder.runtime
+    where = str(folder.path / "stage.yaml")
+    check_parallel(stage, runtime, where)
+    manifest = verify_shards(folder.data_manifest, hashes=False)
+    if stage.model.vocab_size < manifest.tokenizer.vocab_size:
+        raise UserError(
+            f"{where}: key model.vocab_size: found {stage.model.vocab_size}; the tokenizer of corpus "
+            f"{stage.data.corpus} has {manifest.tokenizer.vocab_size} entries, so it must be at least that"
+        )
+    tokens = manifest.train.tokens
+    limit = stage.data.limit_tokens
+    if limit is not None and limit > tokens:
+        raise UserError(f"{where}: key data.limit_tokens: found {limit:,}; the corpus has {tokens:,} tokens")
+    check_enough(
+        manifest,
+        runtime.run_tokens_per_lane,
+        stage.data.batch_sequences,
+        stage.data.allow_repeat,
+        run=f"the longest run through {folder.recipe}/{folder.lineage}",
+    )
+    return manifest

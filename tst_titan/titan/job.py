@@ -1,0 +1,242 @@
+"""Translate a stage into a torchtitan trainer config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torchtitan.components.loss import BaseLoss, ChunkedLossWrapper, CrossEntropyLoss
+from torchtitan.components.optimizer import OptimizersContainer, ParamGroupConfig
+from torchtitan.components.validate import Validator
+from torchtitan.config.configs import (
+    CommConfig,
+    CompileConfig,
+    DebugConfig,
+    ParallelismConfig,
+    TrainingConfig,
+)
+from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
+from torchtitan.protocols.model_spec import ModelSpec
+from torchtitan.tools.utils import get_peak_flops
+
+from tst_titan.config.counts import flops_per_latent
+from tst_titan.config.parallel import data_parallel_ranks
+from tst_titan.config.schema import RuntimeConfig, StageConfig
+from tst_titan.config.stage_folder import StageFolder
+from tst_titan.errors import UserError
+from tst_titan.superposition import MutualInformationLaw, target_weights
+from tst_titan.titan import cpu
+from tst_titan.titan.checkpoints import StageCheckpoints
+from tst_titan.titan.embedding import superpose_input
+from tst_titan.titan.expert_load import ExpertLoad
+from tst_titan.titan.loader import LaneLoader, Window
+from tst_titan.titan.loss import BagLoss
+from tst_titan.titan.metrics import StageMetrics
+from tst_titan.titan.models import build_model_spec
+from tst_titan.titan.schedule import scheduler_config
+from tst_titan.titan.tokenizer import NoTokenizer
+from tst_titan.titan.trainer import StageTrainer
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stage ready to be trained.
+
+    Attributes:
+        folder: the stage's folder.
+        identity: hash that names the checkpoint folder.
+        parent: the parent's manifest, None for a root.
+    """
+
+    folder: StageFolder
+    identity: str
+    parent: dict[str, Any] | None
+    device_name: str
+
+    @property
+    def stage(self) -> StageConfig:
+        """What the stage computes."""
+        return self.folder.stage
+
+    @property
+    def runtime(self) -> RuntimeConfig:
+        """How it runs."""
+        return self.folder.runtime
+
+    @property
+    def stop_file(self) -> Path:
+        """Touch this file to end the stage with a checkpoint at the next step."""
+        return self.folder.path / "stop"
+
+    @property
+    def flops_per_latent(self) -> float:
+        """Forward and backward, at the stage's latent sequence length."""
+        return flops_per_latent(self.stage.model, Window.of(self.stage).latents)
+
+    def trainer_config(self) -> StageTrainer.Config:
+        """The torchtitan config of the stage."""
+        stage, runtime = self.stage, self.runtime
+        window = Window.of(stage)
+        on_cpu = not cpu.has_accelerator()
+        return StageTrainer.Config(
+            model_spec=self._model_spec(on_cpu),
+            dump_folder=str(self.folder.path / "logs"),
+            tokenizer=NoTokenizer.Config(),
+            dataloader=LaneLoader.Config(stage=stage, manifest=str(self.folder.data_manifest)),
+            optimizer=self._optimizer(),
+            lr_scheduler=scheduler_config(stage.schedule),
+            loss=self._loss(),
+            metrics=self._metrics(),
+            checkpoint=self._checkpoint(),
+            training=TrainingConfig(
+                local_batch_size=self._micro_batch() * window.pieces,
+                global_batch_size=stage.data.batch_sequences * window.pieces,
+                seq_len=window.latents,
+                max_norm=stage.optimizer.max_gradient_norm,
+                steps=stage.end_step,
+                dtype="float32",
+                mixed_precision_param=stage.precision,
+                disable_cuda_graphs=True,
+            ),
+            parallelism=self._parallelism(),
+            activation_checkpoint=_activation_checkpoint(runtime.activation_checkpoint),
+            compile=CompileConfig(enable=runtime.compile),
+            comm=CommConfig(
+                init_timeout_seconds=runtime.init_timeout_s,
+                train_timeout_seconds=runtime.train_timeout_s,
+                trace_buf_size=0 if on_cpu else 20000,
+            ),
+            validator=Validator.Config(enable=False),
+            debug=DebugConfig(
+                seed=stage.seed,
+                deterministic=on_cpu or runtime.deterministic,
+                enable_structured_logging=False,
+            ),
+            reinitialize=list(stage.handover.reinitialize) if stage.handover else [],
+            stop_file=str(self.stop_file),
+        )
+
+    def _model_spec(self, on_cpu: bool) -> ModelSpec:
+        spec = build_model_spec(self.stage.model, expert_precision=self.stage.precision)
+        sup = self.stage.superposition
+        if sup is not None and sup.sides != "output_only":
+            superpose_input(spec.model)
+        if on_cpu:
+            parallelize = spec.parallelize_fn
+
+            def parallelize_for_gloo(model: Any, **kwargs: Any) -> Any:
+                model = parallelize(model, **kwargs)
+                cpu.use_sum_reductions(model)
+                return model
+
+            spec.parallelize_fn = parallelize_for_gloo
+        if self.stage.model.moe is not None:
+            ExpertLoad.attach_to(spec)
+        return spec
+
+    def _loss(self) -> BaseLoss.Config:
+        sup = self.stage.superposition
+        inner: BaseLoss.Config = CrossEntropyLoss.Config()
+        if sup is not None and sup.sides != "input_only":
+            weights = None
+            if sup.loss == "mce":
+                law = MutualInformationLaw(**sup.mutual_information.model_dump())
+                only_law = law if sup.weights == "mutual_information" else None
+                weights = tuple(target_weights(sup.weights, sup.bag_size, law=only_law).tolist())
+            inner = BagLoss.Config(bag_size=sup.bag_size, name=sup.loss, weights=weights)
+        if self.runtime.loss_chunks == 1:
+            return inner
+        return ChunkedLossWrapper.Config(num_chunks=self.runtime.loss_chunks, loss_fn=inner)
+
+    def _optimizer(self) -> OptimizersContainer.Config:
+        o = self.stage.optimizer
+        arguments = {
+            "lr": o.learning_rate,
+            "betas": (o.beta1, o.beta2),
+            "eps": o.eps,
+            "weight_decay": o.weight_decay,
+        }
+        return OptimizersContainer.Config(
+            param_groups=[ParamGroupConfig(pattern=".*", optimizer_name="AdamW", optimizer_kwargs=arguments)],
+            implementation="fused",
+        )
+
+    def _metrics(self) -> StageMetrics.Config:
+        stage, runtime = self.stage, self.runtime
+        parent = self.parent or {"data_tokens": 0, "flops": 0.0}
+        return StageMetrics.Config(
+            log_freq=runtime.log_every,
+            disable_color_printing=True,
+            path=str(self.folder.metrics_path),
+            title=f"{self.folder.recipe} {self.folder.lineage}",
+            phase=stage.phase,
+            bag_size=stage.bag_size,
+            start_step=stage.start_step,
+            end_step=stage.end_step,
+            checkpoint_every=runtime.checkpoint_every,
+            latents_per_step=stage.latents_per_step,
+            data_tokens_per_step=stage.data_tokens_per_step,
+            data_tokens_before=parent["data_tokens"],
+            flops_before=parent["flops"],
+            flops_per_latent=self.flops_per_latent,
+            peak_flops=self._peak_flops(),
+        )
+
+    def _peak_flops(self) -> float | None:
+        if self.runtime.peak_tflops is not None:
+            return self.runtime.peak_tflops * 1e12 * self.runtime.world_size
+        if not cpu.has_accelerator():
+            return None
+        return get_peak_flops(self.device_name) * self.runtime.world_size
+
+    def _checkpoint(self) -> StageCheckpoints.Config:
+        handover = self.stage.handover
+        load_path = None
+        if self.parent is not None and self.folder.parent is not None:
+            load_path = str(self.folder.parent.path / self.parent["checkpoint"])
+        return StageCheckpoints.Config(
+            enable=True,
+            # An absolute folder: torchtitan joins it to dump_folder, where only its logs belong.
+            folder=str(self.folder.checkpoint_folder(self.identity)),
+            interval=self.runtime.checkpoint_every,
+            keep_latest_k=self.runtime.keep_last_checkpoints,
+            async_mode="async" if self.runtime.async_checkpoint else "disabled",
+            initial_load_path=load_path,
+            # Both default to True in torchtitan, which would drop Adam's moments at the switch.
+            initial_load_model_only=False,
+            last_save_model_only=False,
+            fresh_optimizer=handover is not None and handover.load == "model_only",
+        )
+
+    def _parallelism(self) -> ParallelismConfig:
+        p = self.runtime.parallel
+        return ParallelismConfig(
+            data_parallel_replicate_degree=p.replicate or 1,
+            data_parallel_shard_degree=p.shard or -1,
+            tensor_parallel_degree=p.tensor,
+            expert_parallel_degree=p.expert,
+            context_parallel_degree=p.context,
+            pipeline_parallel_degree=p.pipeline,
+            # The one backend that works on gloo and reports the right loss (docs/architecture.md).
+            spmd_backend="partial_dtensor",
+        )
+
+    def _micro_batch(self) -> int:
+        """Sequences (lanes) per forward pass and data-parallel rank."""
+        ranks = data_parallel_ranks(self.runtime)
+        per_rank = self.stage.data.batch_sequences // ranks
+        micro = self.runtime.micro_batch_sequences or per_rank
+        if self.stage.data.batch_sequences % (micro * ranks):
+            raise UserError(
+                f"{self.folder.path / 'runtime.yaml'}: key micro_batch_sequences: found {micro}; micro_batch_sequences "
+                f"times the {ranks} data-parallel ranks must divide data.batch_sequences "
+                f"({self.stage.data.batch_sequences})"
+            )
+        return micro
+
+
+def _activation_checkpoint(kind: str) -> Any:
+    if kind == "none":
+        return None
+    return FullAC.Config() if kind == "full" else SelectiveAC.Config()

@@ -1,0 +1,148 @@
+"""Batches for torchtitan from the lanes of a corpus, in windows of whatever length the phase needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchtitan.components.dataloader import BaseDataLoader
+
+from tst_titan.config.schema import DataConfig, StageConfig
+from tst_titan.data.lanes import Lanes
+from tst_titan.data.shards import TokenStream
+from tst_titan.superposition import bag_labels
+
+Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """How one lane's tokens become sequences of latents with labels.
+
+    Attributes:
+        bag_size: s.
+        sides: full, input_only, output_only, or None for plain next-token training.
+        pieces: sequences cut from the lane's window: s with feeding more_sequences, else 1.
+        latents: length of each sequence in latents.
+    """
+
+    bag_size: int
+    sides: str | None
+    pieces: int
+    latents: int
+
+    @classmethod
+    def of(cls, stage: StageConfig) -> Window:
+        """The window of a stage."""
+        sup = stage.superposition
+        length = stage.data.sequence_length
+        if sup is None:
+            return cls(bag_size=1, sides=None, pieces=1, latents=length)
+        pieces = sup.bag_size if sup.feeding == "more_sequences" else 1
+        return cls(bag_size=sup.bag_size, sides=sup.sides, pieces=pieces, latents=length // pieces)
+
+    @property
+    def advance(self) -> int:
+        """Tokens by which a lane moves on at each step."""
+        per_latent = 1 if self.sides in (None, "output_only") else self.bag_size
+        return self.pieces * self.latents * per_latent
+
+    @property
+    def lookahead(self) -> int:
+        """Tokens beyond the advance that the last targets need."""
+        return 1 if self.sides in (None, "input_only") else self.bag_size
+
+    @property
+    def length(self) -> int:
+        """Tokens read from a lane at each step."""
+        return self.advance + self.lookahead
+
+    def cut(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and labels of windows.
+
+        Args:
+            tokens: int64, shape (lanes, length).
+
+        Returns:
+            For plain tokens inputs and labels (B, L); with bags inputs (B, L, s) or (B, L) and labels
+            (B, L, s) or (B, L), where B = lanes * pieces. labels[b, j] is the bag that follows input j.
+        """
+        step = self.advance // self.pieces
+        pieces = tokens.unfold(1, step + self.lookahead, step).flatten(0, 1)
+        if self.sides is None:
+            return pieces[:, :-1].contiguous(), pieces[:, 1:].contiguous()
+        inputs, labels = bag_labels(pieces, self.bag_size, self.sides)
+        return inputs.contiguous(), labels.contiguous()
+
+
+class LaneLoader(BaseDataLoader):
+    """Reads this rank's lanes; its whole state is the position, in tokens read per lane.
+
+    The position is the same on every rank and means the same for every bag size, so a checkpoint continues on
+    another number of ranks (torchtitan's own loader refuses that).
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(BaseDataLoader.Config):
+        stage: Any = None
+        """StageConfig of the stage."""
+        manifest: str = ""
+        """Path of the corpus's manifest."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        dp_world_size: int,
+        dp_rank: int,
+        local_batch_size: int,
+        **_: Any,
+    ):
+        stage: StageConfig = config.stage
+        self.window = Window.of(stage)
+        self.lanes = open_lanes(Path(config.manifest), stage.data)
+        lanes_per_rank = stage.data.batch_sequences // dp_world_size
+        first = dp_rank * lanes_per_rank
+        per_micro_batch = local_batch_size // self.window.pieces
+        self.micro_batches = [
+            range(start, start + per_micro_batch)
+            for start in range(first, first + lanes_per_rank, per_micro_batch)
+        ]
+        self.position = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Micro-batches, endlessly: all of a step's, then the next step's."""
+        while True:
+            for number, lanes in enumerate(self.micro_batches, start=1):
+                tokens = torch.from_numpy(self.lanes.read(self.position, self.window.length, lanes))
+                # Moved on before the yield: a checkpoint after this step must hold the next step's position.
+                if number == len(self.micro_batches):
+                    self.position += self.window.advance
+                inputs, labels = self.window.cut(tokens)
+                yield {"input": inputs}, labels
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, the same on every rank."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue at a position."""
+        if state_dict:
+            self.position = int(state_dict["position"])
+
+
+def open_lanes(manifest: Path, data: DataConfig) -> Lanes:
+    """The lanes of a stage's corpus.
+
+    Raises:
+        UserError: a shard is missing or truncated, or the corpus is smaller than the lanes.
+    """
+    return Lanes(
+        TokenStream.from_manifest(manifest, split="train"),
+        n_lanes=data.batch_sequences,
+        allow_repeat=data.allow_repeat,
+        limit_tokens=data.limit_tokens,
+    )

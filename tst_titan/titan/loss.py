@@ -1,0 +1,64 @@
+"""The bag loss as a torchtitan loss: drops into ChunkedLossWrapper, sharded heads included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor, Shard
+from torchtitan.components.loss import BaseLoss
+from torchtitan.config import CompileConfig
+
+from tst_titan.superposition import VocabShard, bag_loss, target_weights
+
+
+class BagLoss(BaseLoss):
+    """Loss of every latent over the bag of tokens that it predicts.
+
+    torchtitan divides by the number of labels, s per latent; the loss is a mean over latents, so that a
+    cross-entropy starts near ln(V) for every bag size.
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(BaseLoss.Config):
+        bag_size: int
+        name: str = "mce"
+        weights: tuple[float, ...] | None = None
+        """Weight of the i-th target, normalised; only for mce."""
+
+    def __init__(self, config: Config, *, compile_config: CompileConfig | None = None):
+        # The loss is one hand-fused autograd function: nothing is left for the compiler.
+        del compile_config
+        self.bag_size = config.bag_size
+        self.name = config.name
+        self.weights = None if config.weights is None else target_weights(config.weights, config.bag_size)
+
+    def __call__(
+        self,
+        pred: torch.Tensor,
+        labels: torch.Tensor,
+        global_valid_tokens: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Sum of the loss over this rank's latents, divided by the latents of the whole batch.
+
+        Args:
+            pred: logits (B, L, V), or this rank's columns of them as a DTensor sharded over the vocabulary.
+            labels: token ids (B, L, s).
+            global_valid_tokens: labels of the whole batch, s times the number of latents.
+        """
+        shard = None
+        if isinstance(pred, DTensor):
+            if any(
+                isinstance(placement, Shard) and placement.dim == pred.ndim - 1
+                for placement in pred.placements
+            ):
+                shard = VocabShard.of_group(pred.shape[-1], pred.device_mesh.get_group("tp"))
+            pred = pred.to_local()
+        if self.weights is not None and self.weights.device != pred.device:
+            self.weights = self.weights.to(pred.device)
+        loss = bag_loss(self.name, pred.flatten(0, 1), labels.flatten(0, 1), self.weights, shard=shard)
+        if global_valid_tokens is not None:
+            loss = loss * self.bag_size / global_valid_tokens
+        return loss, {}

@@ -1,0 +1,189 @@
+"""metrics.jsonl, the truth about a stage's training, and the line that people watch."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torchtitan.components.metrics import MetricsProcessor
+
+from tst_titan.titan.cpu import peak_memory_gib
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class StageMetrics(MetricsProcessor):
+    """Writes one JSON line a logged step; cumulative figures count from the root of the run.
+
+    Speeds count latents and data tokens apart, and MFU counts latents: torchtitan's own figure multiplies the
+    FLOPs of a token by the labels read, s times too many in the bag phase.
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(MetricsProcessor.Config):
+        path: str = ""
+        title: str = ""
+        phase: str = "token"
+        bag_size: int = 1
+        start_step: int = 0
+        end_step: int = 1
+        checkpoint_every: int = 500
+        latents_per_step: int = 1
+        data_tokens_per_step: int = 1
+        data_tokens_before: int = 0
+        flops_before: float = 0.0
+        flops_per_latent: float = 0.0
+        peak_flops: float | None = None
+        """Of all processes together; None leaves MFU out."""
+
+    def __init__(self, config: Config, **kwargs: Any):
+        super().__init__(config, **kwargs)
+        self.settings = config
+        self.lines = MetricsFile(Path(config.path))
+        self.expert_load: Callable[[], list[list[float]] | None] = lambda: None
+        self.seconds = 0.0
+        self._step_started: float | None = None
+        self._steps_this_process = 0
+        self._since = (config.start_step, 0.0)
+        self._printed = 0.0
+
+    def should_log(self, step: int) -> bool:
+        """Besides every log_freq steps: the first, the last, and those with a checkpoint, which must be finite."""
+        c = self.settings
+        return super().should_log(step) or step == c.end_step or step % c.checkpoint_every == 0
+
+    def start(self, step: int) -> None:
+        """Begin or resume after ``step``: drop lines that a crash left beyond it and take up the clock."""
+        if dist.get_rank() == 0:
+            last = self.lines.truncate_after(step)
+            self.seconds = last["seconds"] if last else 0.0
+        self._since = (step, self.seconds)
+
+    def begin_step(self) -> None:
+        """Start the clock of one step; what lies between steps (checkpoints) is not training time."""
+        self._step_started = time.perf_counter()
+
+    def end_step(self) -> None:
+        """Stop the clock of one step."""
+        assert self._step_started is not None
+        self.seconds += time.perf_counter() - self._step_started
+        self._step_started = None
+        self._steps_this_process += 1
+
+    def log(
+        self,
+        step: int,
+        global_avg_loss: float,
+        global_max_loss: float,
+        grad_norm: float,
+        extra_metrics: dict[str, Any] | None = None,
+    ) -> None:
+        """Record a step.
+
+        Raises:
+            FloatingPointError: the gradient is not finite, so that the weights no longer are.
+        """
+        if not math.isfinite(grad_norm):
+            raise FloatingPointError(f"the gradient norm is {grad_norm} at step {step}")
+        load = self.expert_load()  # collective: on every rank
+        self.ntokens_since_last_log = 0
+        self.data_loading_times.clear()
+        if dist.get_rank() != 0:
+            return
+        line = self._line(step, global_avg_loss, grad_norm, extra_metrics or {}, load)
+        self.lines.append(line)
+        self.logger.log({key: value for key, value in line.items() if isinstance(value, int | float)}, step)
+        self._show(line)
+
+    def _line(
+        self, step: int, loss: float, grad_norm: float, extra: dict[str, Any], load: list[list[float]] | None
+    ) -> dict[str, Any]:
+        c = self.settings
+        running = 0.0 if self._step_started is None else time.perf_counter() - self._step_started
+        seconds = self.seconds + running
+        steps, elapsed = step - self._since[0], max(seconds - self._since[1], 1e-9)
+        self._since = (step, seconds)
+        latents_per_second = steps * c.latents_per_step / elapsed
+        done = step - c.start_step
+        mfu = None if c.peak_flops is None else latents_per_second * c.flops_per_latent / c.peak_flops
+        return {
+            "step": step,
+            "phase": c.phase,
+            "bag_size": c.bag_size,
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "lr": next((value for key, value in extra.items() if key.startswith("lr/")), None),
+            "latents": step * c.latents_per_step,
+            "data_tokens": c.data_tokens_before + done * c.data_tokens_per_step,
+            "flops": c.flops_before + done * c.latents_per_step * c.flops_per_latent,
+            "seconds": seconds,
+            "latents_per_second": latents_per_second,
+            "data_tokens_per_second": steps * c.data_tokens_per_step / elapsed,
+            "mfu": mfu,
+            "peak_memory_gib": peak_memory_gib(),
+            "expert_load": load,
+        }
+
+    def _show(self, line: dict[str, Any]) -> None:
+        c = self.settings
+        now = time.perf_counter()
+        last = line["step"] == c.end_step
+        if not last and now - self._printed < SECONDS_BETWEEN_LINES:
+            return
+        self._printed = now
+        left = (c.end_step - line["step"]) * c.latents_per_step / line["latents_per_second"]
+        mfu = "" if line["mfu"] is None else f"  MFU {line['mfu']:.1%}"
+        print(
+            f"{c.title}  step {line['step']:,}/{c.end_step:,}  loss {line['loss']:.4f}  "
+            f"{line['latents_per_second']:,.0f} latents/s  {line['data_tokens_per_second']:,.0f} data tokens/s"
+            f"{mfu}  {'done' if last else 'left ' + clock(left)}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+class MetricsFile:
+    """Append-only JSON lines that can be cut back to a step, so that a resumed stage never repeats one."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def read(self) -> list[dict[str, Any]]:
+        """All whole lines; a line that a crash cut short is left out."""
+        if not self.path.is_file():
+            return []
+        lines = []
+        for text in self.path.read_text(encoding="utf8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                break
+        return lines
+
+    def truncate_after(self, step: int) -> dict[str, Any] | None:
+        """Keep the lines up to ``step`` and return the last of them."""
+        kept = [line for line in self.read() if line["step"] <= step]
+        if self.path.exists():
+            temporary = self.path.with_suffix(".tmp")
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf8")
+            temporary.replace(self.path)
+        return kept[-1] if kept else None
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Add one line."""
+        with self.path.open("a", encoding="utf8") as out:
+            out.write(json.dumps(line) + "\n")
+
+
+def clock(seconds: float) -> str:
+    """``1:02:03`` or ``2:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

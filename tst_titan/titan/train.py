@@ -1,0 +1,193 @@
+"""Train one stage: ``python -m tst_titan.titan.train STAGE_FOLDER`` in every process of the job.
+
+Exit status: 0 finished, 2 a mistake that the user can mend, 85 stopped on request with a checkpoint written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import logging
+import os
+import platform
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tst_titan.config.stage_folder import StageFolder, complete_checkpoints
+from tst_titan.errors import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 85
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line of one training process; returns the exit status."""
+    started = time.time()
+    parser = argparse.ArgumentParser(description="Train one stage of the tree.")
+    parser.add_argument("folder", type=Path, help="<results>/train/<recipe>/<segment>/...")
+    folder = StageFolder.at(parser.parse_args(arguments).folder)
+    try:
+        return _train(folder, started)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USER_ERROR
+
+
+def _train(folder: StageFolder, started: float) -> int:
+    from tst_titan.titan.checks import check_job
+
+    _one_process_defaults()
+    rank = int(os.environ["RANK"])
+    # Everything that can be refused is refused here, before any process group is made.
+    parent = folder.parent_manifest()
+    data = check_job(folder)
+    identity = folder.identity(data.identity, parent["identity"] if parent else None)
+    with _sole_writer(folder) if rank == 0 else _nothing():
+        _log_to_file(folder, rank)
+        if rank == 0:
+            _say_where_it_starts(folder, identity, parent)
+        return _run(folder, identity, parent, data, started, rank)
+
+
+def _run(
+    folder: StageFolder, identity: str, parent: dict[str, Any] | None, data: Any, started: float, rank: int
+) -> int:
+    import torch
+
+    from tst_titan.titan import cpu
+
+    device = cpu.prepare()
+    _set_threads(folder)
+    torch.use_deterministic_algorithms(device == "cpu")
+    from tst_titan.titan.finish import write_stage_manifest
+    from tst_titan.titan.job import Job
+
+    device_name = torch.cuda.get_device_name() if device == "cuda" else _cpu_name()
+    job = Job(folder, identity, parent, device_name)
+    trainer = job.trainer_config().build()
+    try:
+        trainer.train()
+        interrupted = trainer.interrupted
+    except (RuntimeError, FloatingPointError) as error:
+        if isinstance(error, FloatingPointError) or "not finite" in str(error):
+            raise UserError(_not_finite(job, error)) from None
+        raise
+    finally:
+        trainer.close()
+    if not interrupted and rank == 0:
+        write_stage_manifest(job, data, started)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if interrupted and rank == 0:
+        job.stop_file.unlink(missing_ok=True)
+        print(f"{folder.recipe} {folder.lineage}  stopped on request at step {trainer.step}", file=sys.stderr)
+    return EXIT_INTERRUPTED if interrupted else 0
+
+
+def _one_process_defaults() -> None:
+    """Stand in for torchrun where the stage is a single process."""
+    if "RANK" in os.environ:
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ.update(
+        RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+
+
+def _set_threads(folder: StageFolder) -> None:
+    """CPU ranks share the cores; more threads than cores thrash."""
+    import torch
+
+    threads = folder.runtime.cpu_threads
+    if not threads:
+        cores = len(os.sched_getaffinity(0))
+        threads = max(cores // folder.runtime.processes_per_node, 1)
+    torch.set_num_threads(threads)
+
+
+@contextmanager
+def _sole_writer(folder: StageFolder) -> Iterator[None]:
+    """Hold the stage's lock: two writers would ruin each other's checkpoints."""
+    path = folder.path / ".lock"
+    with path.open("a+", encoding="utf8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise UserError(
+                f"{path}: another process is training this stage ({lock.read().strip() or 'unknown'}); "
+                "wait for it or end it"
+            ) from None
+        lock.truncate(0)
+        job = os.environ.get("SLURM_JOB_ID")
+        lock.write(
+            f"host {socket.gethostname()}, process {os.getpid()}" + (f", Slurm job {job}" if job else "")
+        )
+        lock.flush()
+        yield
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _log_to_file(folder: StageFolder, rank: int) -> None:
+    """torchtitan logs through the root logger: into the stage's own folder, a file a rank."""
+    path = folder.path / "logs" / f"rank{rank}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+
+
+def _say_where_it_starts(folder: StageFolder, identity: str, parent: dict[str, Any] | None) -> None:
+    own = complete_checkpoints(folder.checkpoint_folder(identity))
+    others = [path for path in (folder.path / "checkpoint").glob("*") if path.name != identity[:12]]
+    title = f"{folder.recipe} {folder.lineage}"
+    if own:
+        print(f"{title}  resumes from its checkpoint of step {max(own)}", file=sys.stderr)
+        return
+    if others:
+        print(
+            f"{title}  has checkpoints of another config ({', '.join(path.name for path in others)}); "
+            "they are left alone and not used",
+            file=sys.stderr,
+        )
+    origin = f"{parent['lineage']} at step {parent['end_step']}" if parent else "nothing"
+    print(f"{title}  starts from {origin}", file=sys.stderr)
+
+
+def _not_finite(job: Any, error: Exception) -> str:
+    good = complete_checkpoints(job.folder.checkpoint_folder(job.identity))
+    kept = (
+        f"the last good checkpoint, {good[max(good)]}, is kept" if good else "no checkpoint was written yet"
+    )
+    return (
+        f"{job.folder.path}: {error}; {kept}. Try a lower learning rate, a longer warm-up or a smaller "
+        f"max_gradient_norm (found learning_rate {job.stage.optimizer.learning_rate:g}, warmup_steps "
+        f"{job.stage.schedule.warmup_steps}, max_gradient_norm {job.stage.optimizer.max_gradient_norm:g})"
+    )
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
