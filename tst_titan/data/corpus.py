@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tst_titan.data.packages import DEFAULT_EXCLUDE, canonical, read_pins
+from tst_titan.data.packages import canonical, read_pins
 from tst_titan.errors import UserError
 
 # Raised when a change of this package changes what a step writes for the same settings.
@@ -42,7 +42,9 @@ class InstalledPackages(Config):
         description="What is taken; sources come without docstrings.",
     )
     exclude: tuple[str, ...] = Field(
-        default=DEFAULT_EXCLUDE, description="Regular expressions of inner paths that are left out."
+        default=(),
+        description="Regular expressions of further inner paths that are left out, besides tests, vendored "
+        "copies, version files, licences and build records.",
     )
     target_chars: int = Field(
         default=6000, gt=0, description="A file's pieces are joined up to about this length."

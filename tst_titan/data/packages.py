@@ -19,7 +19,7 @@ PARTS = ("docstrings", "prose", "sources")
 PROSE_SUFFIXES = (".md", ".rst", ".txt")
 # Tests repeat each other and hold data; vendored copies repeat other packages; version files and build
 # records differ from machine to machine.
-DEFAULT_EXCLUDE = (
+ALWAYS_EXCLUDED = (
     r"(^|/)(tests?|testing|_?vendor(ed)?|third_party|node_modules|__pycache__)/",
     r"(^|/)(test_[^/]*|[^/]*_test|conftest|setup|_?version|__config__|_distributor_init[^/]*)\.py$",
     r"(^|/)[^/]*(_pb2|_pb2_grpc)\.pyi?$",
@@ -75,15 +75,16 @@ def check_installed(packages: dict[str, str]) -> list[str]:
     return found
 
 
-def package_files(package: str, exclude: Sequence[str]) -> list[tuple[str, Path]]:
+def package_files(package: str, exclude: Sequence[str] = ()) -> list[tuple[str, Path]]:
     """Text files of an installed package: (path inside site-packages, path on disk), sorted.
 
     Args:
         package: name of the distribution.
-        exclude: regular expressions; a file whose inner path one of them matches anywhere is left out.
+        exclude: regular expressions; files whose inner path one of them or of `ALWAYS_EXCLUDED` matches
+            anywhere are left out.
     """
     distribution = metadata.distribution(package)
-    refused = [re.compile(pattern) for pattern in exclude]
+    refused = [re.compile(pattern) for pattern in (*ALWAYS_EXCLUDED, *exclude)]
     files = {}
     for file in distribution.files or []:
         inner = file.as_posix()
@@ -118,26 +119,26 @@ def documents_of(
     if "docstrings" in parts:
         yield from _numbered(f"{inner}:doc", _docstring_documents(tree, target_chars))
     if "sources" in parts:
-        yield from _numbered(f"{inner}:src", pack(_source_pieces(tree, text), target_chars))
+        yield from _numbered(f"{inner}:src", pack(_source_pieces(tree, text), target_chars, "\n"))
 
 
-def pack(pieces: Iterable[str], target_chars: int) -> Iterator[str]:
-    """Join consecutive pieces with empty lines up to about `target_chars`; a piece is never cut."""
+def pack(pieces: Iterable[str], target_chars: int, separator: str = "\n\n") -> Iterator[str]:
+    """Join consecutive pieces up to about `target_chars`; a piece is never cut."""
     held: list[str] = []
     length = 0
     for piece in pieces:
         if held and length + len(piece) > target_chars:
-            yield "\n\n".join(held)
+            yield separator.join(held)
             held, length = [], 0
         held.append(piece)
-        length += len(piece) + 2
+        length += len(piece) + len(separator)
     if held:
-        yield "\n\n".join(held)
+        yield separator.join(held)
 
 
 def _numbered(base: str, texts: Iterable[str]) -> Iterator[tuple[str, str]]:
     for number, text in enumerate(texts):
-        yield f"{base}/{number}", text
+        yield f"{base}/{number}", text.strip("\n")
 
 
 def _parse(text: str) -> ast.Module | None:
@@ -155,22 +156,30 @@ def _prose_pieces(inner: str, text: str) -> list[str]:
     return [piece.strip("\n") for piece in re.split(r"\n{2,}", text) if piece.strip()]
 
 
-def _docstrings(node: _Definition) -> Iterator[str]:
+def _definitions(node: ast.AST) -> Iterator[_Definition]:
+    """A definition and all definitions inside it, in source order, also under `if`, `try` and `with`."""
+    if isinstance(node, _Definition):
+        yield node
+    for block in (
+        "body",
+        "handlers",
+        "orelse",
+        "finalbody",
+    ):  # walking every expression takes ten times longer
+        for child in getattr(node, block, ()):
+            yield from _definitions(child)
+
+
+def _docstrings(node: ast.AST) -> list[str]:
     """The docstrings of a definition and of all definitions inside it, in source order."""
-    if docstring := ast.get_docstring(node):
-        yield docstring
-    for child in node.body:
-        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from _docstrings(child)
+    return [text for inner in _definitions(node) if (text := (ast.get_docstring(inner) or "").strip())]
 
 
 def _docstring_documents(tree: ast.Module, target_chars: int) -> Iterator[str]:
     """A large class is a document, so that its copies in other modules are found; the rest is packed."""
     rest = [ast.get_docstring(tree) or ""]
     for node in tree.body:
-        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        found = list(_docstrings(node))
+        found = _docstrings(node)
         if isinstance(node, ast.ClassDef) and sum(map(len, found)) >= _OWN_DOCUMENT_CHARS:
             yield from pack(found, target_chars)
         else:
@@ -181,17 +190,16 @@ def _docstring_documents(tree: ast.Module, target_chars: int) -> Iterator[str]:
 def _source_pieces(tree: ast.Module, text: str) -> Iterator[str]:
     """Top-level statements with the comments before them; docstrings and the file's header are left out."""
     lines: list[str | None] = list(text.split("\n"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            _blank_docstring(node, lines)
+    for definition in _definitions(tree):
+        _blank_docstring(definition, lines)
     body = tree.body[1:] if ast.get_docstring(tree, clean=False) is not None else tree.body
     starts = [min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) for node in body]
     previous_end = starts[0] - 1 if starts else 0
     for node in body:
         end = node.end_lineno or node.lineno
-        piece = "\n".join(line.rstrip() for line in lines[previous_end:end] if line is not None).strip("\n")
+        piece = "\n".join(line.rstrip() for line in lines[previous_end:end] if line is not None)
         previous_end = end
-        if piece:
+        if piece.strip():
             yield piece
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from datatrove.io import get_datafolder
@@ -15,7 +15,6 @@ from datatrove.tools.check_dataset import check_dataset
 from tst_titan.data.config import write_atomically
 from tst_titan.data.corpus import digest
 from tst_titan.data.manifest import (
-    FORMAT,
     DataManifest,
     Documents,
     Shard,
@@ -48,7 +47,7 @@ def write_manifest(folder: Path | str, workers: int) -> DataManifest:
     steps = {step: load_done(root, step) for step in LAYOUT}
     tokenizer = steps["tokenizer"]
     vocab_size, eos_id = tokenizer.counts["vocab_size"], tokenizer.counts["eos_id"]
-    dtype = "uint16" if vocab_size <= _UINT16_IDS else "uint32"
+    dtype: Literal["uint16", "uint32"] = "uint16" if vocab_size <= _UINT16_IDS else "uint32"
     tokenizer_path = root / tokenizer.folder / TOKENIZER_FILE
     splits, warnings = {}, [text for step in steps.values() for text in step.warnings]
     for name in ("train", "heldout"):
@@ -64,7 +63,7 @@ def write_manifest(folder: Path | str, workers: int) -> DataManifest:
             )
         splits[name] = _split_manifest(steps["tokens"].counts[name], shards)
     manifest = DataManifest(
-        format=FORMAT,
+        format=1,
         corpus=root.name,
         identity=training_identity(splits["train"], dtype, tokenizer.counts["sha256"], eos_id),
         dtype=dtype,
@@ -151,8 +150,8 @@ def _split_manifest(found: dict[str, Any], shards: list[Shard]) -> SplitManifest
     counted = sum(found["documents"].values())
     if (tokens, documents) != (found["tokens"], counted):
         raise ValueError(
-            f"{documents:,} documents and {tokens:,} tokens in the shards, {counted:,} and {found['tokens']:,} "
-            "were written: a shard is missing or there is one too many"
+            f"{documents:,} documents and {tokens:,} tokens in the shards, {counted:,} and "
+            f"{found['tokens']:,} were written: a shard is missing or there is one too many"
         )
     return SplitManifest(
         documents=documents,

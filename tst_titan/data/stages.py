@@ -1,7 +1,7 @@
 """Running datatrove pipelines in one job: a fixed number of tasks, any number of workers, resumable.
 
-datatrove marks a finished task with a file in its logging folder and skips it next time, whatever the settings
-were; so every stage logs into a folder that is named by a hash of all settings that led to it.
+datatrove marks a finished task with a file in its logging folder and skips it next time, whatever the
+settings were; so every stage logs into a folder that is named by a hash of all settings that led to it.
 """
 
 import ctypes

@@ -34,7 +34,8 @@ def summary(step: str, result: Any) -> str:
     """One line on what a step did."""
     if step == "filter":
         dropped = ", ".join(f"{sum(v.values()):,} by {k}" for k, v in result.counts["dropped"].items())
-        found = f"{result.counts['read']:,} documents read, {dropped or 'none'} dropped, {result.counts['kept']:,} kept"
+        read, kept = result.counts["read"], result.counts["kept"]
+        found = f"{read:,} documents read, {dropped or 'none'} dropped, {kept:,} kept"
     elif step == "deduplicate":
         found = (
             ", ".join(f"{value:,} {kind} duplicates" for kind, value in result.counts.items()) or "kept all"
@@ -47,7 +48,8 @@ def summary(step: str, result: Any) -> str:
     elif step == "tokens":
         found = ", ".join(f"{result.counts[name]['tokens']:,} tokens for {name}" for name in tokens.SPLITS)
     else:
-        found = f"{len(result.train.shards) + len(result.heldout.shards)} shards checked, identity {result.identity[:12]}"
+        shards = len(result.train.shards) + len(result.heldout.shards)
+        found = f"{shards} shards checked, identity {result.identity[:12]}"
     return found
 
 

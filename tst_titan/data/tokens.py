@@ -1,4 +1,4 @@
-"""From documents to token shards in datatrove's format, shuffled once, each document closed by the EOS token."""
+"""From documents to token shards in datatrove's format, shuffled once, each document closed by EOS."""
 
 import shutil
 import time
@@ -26,7 +26,7 @@ SPLITS = ("train", "heldout")
 class PlainTextTokenizer(DocumentTokenizer):
     """datatrove's tokenizer step, to which a special token spelled out in a text is text.
 
-    Documentation about language models names the EOS token; taken as the token, it would end the document there.
+    Documentation about language models names the EOS token; taken as the token it would end the document.
     """
 
     @cached_property

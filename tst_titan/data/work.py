@@ -1,9 +1,9 @@
 """Folders and done-files of the pipeline's steps.
 
 Every step works in a folder named by a hash of its settings and of the step before it, and writes a small
-done-file last. New settings work in a new folder, so tasks done under other settings are never taken for done, and
-a corpus in use is not overwritten; old folders stay until they are pruned. A step that is started again although
-its folder is finished (`snakemake --forcerun`) starts afresh.
+done-file last. New settings work in a new folder, so tasks done under other settings are never taken for
+done, and a corpus in use is not overwritten; old folders stay until they are pruned. A step that is started
+again although its folder is finished (`snakemake --forcerun`) starts afresh.
 """
 
 import json
