@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tst_titan.config.schema import (
     BagLoss,
@@ -51,6 +51,14 @@ class BagSpec(Strict):
     feeding: Feeding = "longer_sequences"
 
 
+class PublishedRun(Strict):
+    """The row of the paper's tables 1 to 3 that a run repeats."""
+
+    model: Literal["270M", "600M", "3B", "10B-A1B"]
+    total_steps: PositiveInt
+    variant: Literal["baseline", "tst", "tst_reinitialized_io"]
+
+
 class RunSpec(Strict):
     """One run of an experiment, in terms of the scale."""
 
@@ -68,6 +76,7 @@ class RunSpec(Strict):
     )
     handover: HandoverConfig = Field(HandoverConfig(), description="at the switch from bags to tokens")
     phase_decay: bool = Field(False, description="let every phase decay on its own (patch-level training)")
+    paper: PublishedRun | None = Field(None, description="the paper's version of the run")
     epochs: PositiveFloat | None = Field(
         None, description="limit the corpus so that the equal-FLOPs baseline reads it this many times"
     )
@@ -178,4 +187,9 @@ class ProjectConfig(Strict):
     )
     results: str = Field("results", description="folder for everything that is produced")
     wandb: Literal["off", "offline", "online"] = "off"
-    keep_checkpoints: Literal["all", "branch_points", "final"] = "all"
+
+    @field_validator("wandb", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: object) -> object:
+        """YAML 1.1, and so ``--config wandb=off``, reads off as false."""
+        return "off" if value is False else value

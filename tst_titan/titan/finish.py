@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -94,8 +95,8 @@ def _position(job: Job) -> int:
 
 
 def _attempts(folder: Path) -> int:
-    path = folder / "logs" / "attempts"
-    return int(path.read_text()) if path.is_file() else 1
+    path = folder / "logs" / "attempts.json"
+    return json.loads(path.read_text(encoding="utf8"))["count"] if path.is_file() else 1
 
 
 def versions() -> dict[str, str]:

@@ -26,7 +26,7 @@ def reinitialize_parts(
     torch.manual_seed(seed + 1)
     for part in parts:
         module = model.get_submodule(MODULE_OF_PART[part])
-        module.init_states()
+        module.init_states()  # type: ignore[operator]
         for parameter in module.parameters():
             for optimizer in optimizers.optimizers:
                 state = optimizer.state.get(parameter)

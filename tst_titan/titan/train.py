@@ -49,6 +49,7 @@ def _train(folder: StageFolder, started: float) -> int:
     identity = folder.identity(data.identity, parent["identity"] if parent else None)
     with _sole_writer(folder) if rank == 0 else _nothing():
         _log_to_file(folder, rank)
+        (folder.path / "logs" / "interrupted").unlink(missing_ok=True)
         if rank == 0:
             _say_where_it_starts(folder, identity, parent)
         return _run(folder, identity, parent, data, started, rank)
@@ -85,6 +86,8 @@ def _run(
         torch.distributed.destroy_process_group()
     if interrupted and rank == 0:
         job.stop_file.unlink(missing_ok=True)
+        # torchrun turns every exit status into 1; the launcher reads this instead.
+        (folder.path / "logs" / "interrupted").touch()
         print(f"{folder.recipe} {folder.lineage}  stopped on request at step {trainer.step}", file=sys.stderr)
     return EXIT_INTERRUPTED if interrupted else 0
 

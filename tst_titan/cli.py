@@ -1,0 +1,33 @@
+"""The ``tst-titan`` command: what people and rules call by hand. Each subcommand lives in its own module."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from tst_titan.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and run a subcommand; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="tst-titan", description="Token Superposition Training on torchtitan."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_commands(commands)
+    parsed = parser.parse_args(arguments)
+    try:
+        return parsed.run(parsed)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _add_commands(commands: argparse._SubParsersAction) -> None:
+    from tst_titan import launch
+
+    launch.add_arguments(commands.add_parser("train", help="train one stage of the tree, all its processes"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

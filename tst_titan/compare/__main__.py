@@ -1,0 +1,30 @@
+"""Compare the runs of an experiment: ``python -m tst_titan.compare --spec spec.yaml --out FOLDER``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tst_titan.compare import compare, load_spec, write_comparison
+from tst_titan.errors import UserError
+
+
+def main() -> int:
+    """Write comparison.json, table.csv and curves.csv, and print the table and the verdict."""
+    parser = argparse.ArgumentParser(description="Compare the runs of an experiment.")
+    parser.add_argument("--spec", type=Path, required=True, help="runs and their files, YAML or JSON")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of comparison.json, table.csv, curves.csv"
+    )
+    arguments = parser.parse_args()
+    try:
+        comparison = compare(load_spec(arguments.spec))
+        write_comparison(comparison, arguments.out)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(comparison.text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

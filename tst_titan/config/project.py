@@ -1,0 +1,197 @@
+"""The project as the workflow sees it: the checked config, the experiments asked for, and the rendered files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tst_titan.config.experiment import ProjectConfig, ScaleConfig
+from tst_titan.config.load import choose_file, read_yaml, write_if_changed
+from tst_titan.config.published import published_cell, published_experiment
+from tst_titan.config.resolve import Catalog, Experiment, Run, Stage, render, resolve, stages_of
+from tst_titan.data.config import load_corpus, render_steps
+from tst_titan.data.corpus import CorpusConfig
+from tst_titan.errors import UserError
+
+
+@dataclass(frozen=True)
+class Project:
+    """Config, catalog and the experiments that this call of Snakemake is about.
+
+    Attributes:
+        root: the repository, where configs/ is.
+        config: configs/demo.yaml with what the command line changed.
+        experiment_names: experiments of the default target, or those named as targets.
+    """
+
+    root: Path
+    config: ProjectConfig
+    experiment_names: tuple[str, ...]
+    _experiments: dict[tuple[str, str], Experiment] = field(default_factory=dict)
+    _scales: dict[str, ScaleConfig] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, root: Path, config: Mapping[str, Any], targets: Iterable[str] = ()) -> Project:
+        """Check the config and everything that it names, before any job is planned.
+
+        Args:
+            root: the repository.
+            config: Snakemake's config dictionary.
+            targets: the words of the command line; those that name experiments are what is wanted.
+
+        Raises:
+            UserError: the first mistake found, with file, key, value and what would be valid.
+        """
+        catalog = Catalog(root / "configs")
+        project = catalog.project(config, "config (configs/demo.yaml and --config)")
+        known = set(catalog.experiments())
+        named = tuple(dict.fromkeys(word for word in targets if word in known))
+        opened = cls(root, project, named or project.experiments)
+        for name in opened.experiment_names:
+            opened.experiment(name)
+        return opened
+
+    @property
+    def results(self) -> str:
+        """Folder of everything that is produced, as given."""
+        return self.config.results
+
+    @property
+    def scale_name(self) -> str:
+        """The scale of this call."""
+        return self.config.scale
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The folder of configs."""
+        return Catalog(self.root / "configs")
+
+    def scale(self, name: str | None = None) -> ScaleConfig:
+        """A scale's config."""
+        name = name or self.scale_name
+        if name not in self._scales:
+            self._scales[name] = self.catalog.scale(name)
+        return self._scales[name]
+
+    def experiment(self, name: str, scale: str | None = None) -> Experiment:
+        """A resolved experiment, with this project's W&B mode in its run-time configs."""
+        key = (name, scale or self.scale_name)
+        if key not in self._experiments:
+            experiment = resolve(self.catalog, *key)
+            runs = tuple(self._with_wandb(run) for run in experiment.runs)
+            self._experiments[key] = replace(experiment, runs=runs)
+        return self._experiments[key]
+
+    def wanted(self) -> list[Experiment]:
+        """The experiments of this call."""
+        return [self.experiment(name) for name in self.experiment_names]
+
+    @cached_property
+    def stages(self) -> dict[str, Stage]:
+        """All stages of the wanted experiments by path, each once."""
+        return stages_of(self.wanted())
+
+    def corpora(self) -> dict[str, CorpusConfig]:
+        """The corpora that the wanted experiments read."""
+        names = {stage.config.data.corpus for stage in self.stages.values()}
+        folder = self.root / "configs" / "corpora"
+        return {name: load_corpus(choose_file(folder, name, "corpus")) for name in sorted(names)}
+
+    def render(self) -> None:
+        """Write what the rules take as input, only where its content changed.
+
+        Raises:
+            UserError: a corpus's tokenizer has more entries than a model's vocabulary.
+        """
+        results = Path(self.results)
+        corpora = self.corpora()
+        self._check_vocabularies(corpora)
+        for name, corpus in corpora.items():
+            render_steps(corpus, results / "data" / name)
+        render(self.stages, results)
+        for experiment in self.wanted():
+            folder = results / "compare" / self.scale_name / experiment.name
+            if experiment.runs:
+                write_if_changed(folder / "spec.yaml", _yaml(self.comparison_spec(experiment)))
+            for run in experiment.runs:
+                self._render_recipe(results, run)
+
+    def corpus_of(self, recipe: str) -> str:
+        """Corpus of a recipe, from what the main process rendered."""
+        return read_yaml(Path(self.results) / "train" / recipe / "recipe.yaml")["corpus"]
+
+    def has_tasks(self, scale: str) -> bool:
+        """Whether final models are scored on tasks at a scale."""
+        return bool(self.scale(scale).evaluation.tasks)
+
+    def train_threads(self, recipe: str, lineage: str) -> int:
+        """Cores that a stage's training takes on its node."""
+        runtime = read_yaml(Path(self.results) / "train" / recipe / lineage / "runtime.yaml")
+        return runtime["processes_per_node"] * max(runtime["cpu_threads"], 1)
+
+    def comparison_spec(self, experiment: Experiment) -> dict[str, Any]:
+        """What the comparison of an experiment reads (tst_titan/compare/spec.py)."""
+        scale = self.scale()
+        paper = published_experiment(experiment.config)
+        caveat = None
+        if not scale.means_something:
+            caveat = f"Scale {self.scale_name}: {scale.description} These numbers test the plumbing and mean nothing."
+        return {
+            "experiment": experiment.name,
+            "scale": self.scale_name,
+            "kind": experiment.config.kind,
+            "title": experiment.config.title,
+            "caveat": caveat,
+            "paper": {"experiment": paper} if paper else None,
+            "runs": [self._run_spec(experiment, run) for run in experiment.runs],
+        }
+
+    def _run_spec(self, experiment: Experiment, run: Run) -> dict[str, Any]:
+        evaluations = f"{self.results}/evaluate/{run.recipe}/{run.lineage}"
+        return {
+            "name": run.name,
+            "label": run.label,
+            "role": run.role,
+            "seed": run.seed,
+            "group": run.group,
+            "axes": run.axes,
+            "stages": [f"{self.results}/train/{stage.path}" for stage in run.stages],
+            "heldout": f"{evaluations}/heldout.json",
+            "tasks": f"{evaluations}/tasks.json" if self.has_tasks(self.scale_name) else None,
+            "paper": published_cell(experiment.config, run),
+        }
+
+    def _render_recipe(self, results: Path, run: Run) -> None:
+        stage = run.stages[0].config
+        recipe = {"scale": self.scale_name, "size": run.size, "corpus": stage.data.corpus}
+        write_if_changed(results / "train" / run.recipe / "recipe.yaml", _yaml(recipe))
+        evaluation = self.scale().evaluation.model_dump(mode="json")
+        write_if_changed(results / "evaluate" / run.recipe / "evaluation.yaml", _yaml(evaluation))
+
+    def _with_wandb(self, run: Run) -> Run:
+        stages = tuple(
+            replace(stage, runtime=stage.runtime.model_copy(update={"wandb": self.config.wandb}))
+            for stage in run.stages
+        )
+        return replace(run, stages=stages)
+
+    def _check_vocabularies(self, corpora: Mapping[str, CorpusConfig]) -> None:
+        """A tokenizer that is trained here has a known size; the others are checked against their manifest."""
+        for stage in self.stages.values():
+            tokenizer = corpora[stage.config.data.corpus].tokenizer
+            size = getattr(tokenizer, "vocab_size", None)
+            if size is not None and size > stage.config.model.vocab_size:
+                raise UserError(
+                    f"model of stage {stage.path}: key vocab_size: found {stage.config.model.vocab_size}; the "
+                    f"tokenizer of configs/corpora/{stage.config.data.corpus}.yaml has {size} entries, so it must "
+                    "be at least that"
+                )
+
+
+def _yaml(content: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(content), sort_keys=False, width=100)

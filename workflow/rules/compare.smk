@@ -1,0 +1,37 @@
+"""Compare the runs of an experiment: arithmetic only, no pictures."""
+
+
+def runs_of(wildcards):
+    return PROJECT.experiment(wildcards.experiment, wildcards.scale).runs
+
+
+def final_files(folder, name):
+    """Input function: one file for the last stage of every run."""
+
+    def files(wildcards):
+        return sorted({f"{RESULTS}/{folder}/{run.recipe}/{run.lineage}/{name}" for run in runs_of(wildcards)})
+
+    return files
+
+
+localrules:
+    compare,
+
+
+rule compare:
+    input:
+        spec=RESULTS + "/compare/{scale}/{experiment}/spec.yaml",
+        manifests=lambda w: sorted(
+            {f"{RESULTS}/train/{stage.path}/manifest.json" for run in runs_of(w) for stage in run.stages}
+        ),
+        heldout=final_files("evaluate", "heldout.json"),
+        tasks=lambda w: final_files("evaluate", "tasks.json")(w) if PROJECT.has_tasks(w.scale) else [],
+        code=sorted(str(path) for path in (ROOT / "tst_titan/compare").glob("*.py")),
+    output:
+        comparison=RESULTS + "/compare/{scale}/{experiment}/comparison.json",
+        table=RESULTS + "/compare/{scale}/{experiment}/table.csv",
+        curves=RESULTS + "/compare/{scale}/{experiment}/curves.csv",
+    log:
+        RESULTS + "/compare/{scale}/{experiment}/compare.log",
+    shell:
+        "python -m tst_titan.compare --spec {input.spec} --out $(dirname {output.comparison}) > {log} 2>&1"

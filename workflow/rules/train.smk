@@ -1,0 +1,27 @@
+"""One rule trains every stage; the path is the lineage."""
+
+
+def parent_manifest(wildcards):
+    """The parent stage's manifest; a root has none."""
+    head, _, _ = wildcards.lineage.rpartition("/")
+    return [f"{RESULTS}/train/{wildcards.recipe}/{head}/manifest.json"] if head else []
+
+
+rule train:
+    input:
+        stage=RESULTS + "/train/{recipe}/{lineage}/stage.yaml",
+        parent=parent_manifest,
+        data=lambda w: f"{RESULTS}/data/{corpus_of(w.recipe)}/manifest.json",
+    output:
+        # Checkpoints lie beside it, undeclared: Snakemake deletes the declared outputs of a failed job.
+        RESULTS + "/train/{recipe}/{lineage}/manifest.json",
+    log:
+        RESULTS + "/train/{recipe}/{lineage}/logs/train.log",
+    benchmark:
+        RESULTS + "/train/{recipe}/{lineage}/logs/benchmark.tsv"
+    threads: lambda w: PROJECT.train_threads(w.recipe, w.lineage)
+    resources:
+        mem_mb=lambda w: PROJECT.train_resources(w.recipe, w.lineage)["mem_mb"],
+        runtime=lambda w: PROJECT.train_resources(w.recipe, w.lineage)["runtime"],
+    shell:
+        "tst-titan train $(dirname {output}) 2>&1 | tee -a {log} >&2"
