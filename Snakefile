@@ -1,5 +1,6 @@
 """TST-Titan: reads the config, includes the rules, names the targets; nothing else."""
 
+
 configfile: "configs/demo.yaml"
 
 

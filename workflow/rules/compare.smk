@@ -9,7 +9,12 @@ def final_files(folder, name):
     """Input function: one file for the last stage of every run."""
 
     def files(wildcards):
-        return sorted({f"{RESULTS}/{folder}/{run.recipe}/{run.lineage}/{name}" for run in runs_of(wildcards)})
+        return sorted(
+            {
+                f"{RESULTS}/{folder}/{run.recipe}/{run.lineage}/{name}"
+                for run in runs_of(wildcards)
+            }
+        )
 
     return files
 
@@ -22,10 +27,18 @@ rule compare:
     input:
         spec=RESULTS + "/compare/{scale}/{experiment}/spec.yaml",
         manifests=lambda w: sorted(
-            {f"{RESULTS}/train/{stage.path}/manifest.json" for run in runs_of(w) for stage in run.stages}
+            {
+                f"{RESULTS}/train/{stage.path}/manifest.json"
+                for run in runs_of(w)
+                for stage in run.stages
+            }
         ),
         heldout=final_files("evaluate", "heldout.json"),
-        tasks=lambda w: final_files("evaluate", "tasks.json")(w) if PROJECT.has_tasks(w.scale) else [],
+        tasks=lambda w: (
+            final_files("evaluate", "tasks.json")(w)
+            if PROJECT.has_tasks(w.scale)
+            else []
+        ),
         code=sorted(str(path) for path in (ROOT / "tst_titan/compare").glob("*.py")),
     output:
         comparison=RESULTS + "/compare/{scale}/{experiment}/comparison.json",
