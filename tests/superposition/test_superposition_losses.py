@@ -24,14 +24,11 @@ VOCAB = 23
 
 @pytest.fixture(params=["gradient in forward", "gradient in backward"], autouse=True)
 def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both places where the gradient can be built; accelerators and low precision use the second."""
+    """Both places where the gradient can be built; accelerators and low precision use the second. Blocks of
+    three rows, so that the last of the seven is alone."""
     if request.param == "gradient in backward":
         monkeypatch.setattr(dense, "builds_gradient_early", lambda name, logits: False)
-
-
-@pytest.fixture(params=[1, 10**9], ids=["a row a block", "one block"], autouse=True)
-def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dense, "_CPU_BLOCK", request.param)
+    monkeypatch.setattr(dense, "_CPU_BLOCK", 3 * VOCAB)
 
 
 def _case(bag_size: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -213,6 +210,19 @@ def test_overwriting_logits_that_autograd_still_needs_raises() -> None:
     loss = bag_loss("mce", produced, labels, target_weights("uniform", 5), overwrite_logits=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_blocks_do_not_show_in_the_result(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, labels = _case(5, torch.float32)
+    results = []
+    for elements in (1, 2 * VOCAB, 10**9):
+        monkeypatch.setattr(dense, "_CPU_BLOCK", elements)
+        loss = bag_loss(name, logits, labels, _weights(name, "power", 5))
+        results.append((loss.detach(), _gradient(loss, logits)))
+    for loss, gradient in results[1:]:
+        torch.testing.assert_close(loss, results[0][0], rtol=1e-6, atol=0)
+        torch.testing.assert_close(gradient, results[0][1], rtol=1e-5, atol=1e-9)
 
 
 def test_logits_are_left_alone_unless_asked() -> None:

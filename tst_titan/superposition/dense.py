@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Literal, NamedTuple
@@ -121,9 +122,11 @@ def gradient(
 def _softmax_statistics(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Greatest logit of each row (N,) and the sum (N,) of the exponentials of the distances to it."""
     row_max = logits.amax(1).to(torch.promote_types(logits.dtype, torch.float32))
+    # A shard of a row may hold nothing but -inf; its distances are then -inf, not nan.
+    reference = row_max.masked_fill(row_max == -math.inf, 0.0)
     row_sum = torch.empty_like(row_max)
     for block in _blocks(logits):
-        torch.sum((logits[block] - row_max[block, None]).exp_(), 1, out=row_sum[block])
+        torch.sum((logits[block] - reference[block, None]).exp_(), 1, out=row_sum[block])
     return row_max, row_sum
 
 
