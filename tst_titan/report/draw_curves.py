@@ -1,0 +1,189 @@
+"""Loss curves: every run of a group against steps, FLOPs, data tokens or hours, bag phase included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from tst_titan.report.panels import Panel, save_panel
+from tst_titan.report.read import Experiment
+from tst_titan.report.style import BAG_DASH, INK, MUTED, Look, format_axis, legend_below, looks_of
+from tst_titan.report.text import AXES, AXIS_NAMES, number_text
+
+_FEW = 4
+_COLUMNS = 3
+_SHOWN_FROM = 0.3
+
+
+@dataclass(frozen=True)
+class View:
+    """y-ranges of a group's curves, nats per token.
+
+    Attributes:
+        readable: the range in which the token phases can be told apart.
+        whole: the range of everything that was logged.
+    """
+
+    readable: tuple[float, float]
+    whole: tuple[float, float]
+
+
+def view_of(curves: pd.DataFrame) -> View:
+    """Choose the y-ranges of the runs in ``curves``.
+
+    The readable range reaches from below the lowest smoothed token loss up to where the runs' token phases
+    are after their first 30 %: what lies above is the start of training and the spike after the switch.
+    """
+    token = curves[curves["comparable"]]
+    whole = _padded(curves["smoothed"].min(), curves["smoothed"].max())
+    if token.empty:
+        return View(whole, whole)
+    tops = []
+    for _, part in token.groupby("run", sort=False):
+        first, last = part["step"].iloc[0], part["step"].iloc[-1]
+        late = part[part["step"] >= first + _SHOWN_FROM * (last - first)]
+        tops.append(float(late["smoothed"].iloc[0]))
+    return View(_padded(token["smoothed"].min(), max(tops)), whole)
+
+
+def draw_curves(experiment: Experiment, folder: Path, token_phase_only: bool = False) -> list[Panel]:
+    """One panel for each of steps, FLOPs, data tokens and hours."""
+    looks = looks_of(experiment.runs)
+    return [_panel(experiment, looks, column, folder, token_phase_only) for column in AXES]
+
+
+def _panel(
+    experiment: Experiment, looks: dict[str, Look], column: str, folder: Path, token_phase_only: bool
+) -> Panel:
+    """All groups side by side against one column: above everything, below the token phases enlarged."""
+    groups = experiment.groups
+    across = min(len(groups), _COLUMNS)
+    down = -(-len(groups) // _COLUMNS)
+    height = 4.6 if across == 1 else 4.0
+    figure = plt.figure(figsize=(7.2 if across < _COLUMNS else 10.0, height * down))
+    grid = figure.add_gridspec(2 * down, across, height_ratios=[1.0, 1.9] * down)
+    for index, group in enumerate(groups):
+        row, place = divmod(index, across)
+        below = figure.add_subplot(grid[2 * row + 1, place])
+        above = figure.add_subplot(grid[2 * row, place], sharex=below)
+        runs = [run for run in experiment.runs if run["group"] == group]
+        curves = experiment.curves[experiment.curves["run"].isin([run["name"] for run in runs])]
+        if token_phase_only:
+            curves = curves[curves["comparable"] | ~curves["run"].isin(_with_tokens(runs))]
+        view = view_of(curves)
+        for axes, (low, high) in ((above, view.whole), (below, view.readable)):
+            _draw_group(axes, curves, runs, looks, column)
+            axes.set_ylim(low, high)
+        above.set_title(group or "All of it, and the token phases enlarged below", color=INK)
+        above.tick_params(labelbottom=False)
+        format_axis(below, column)
+        below.set_xlabel(AXES[column])
+        if place == 0:
+            below.set_ylabel("Loss, nats per token")
+    legend_below(figure, _legend(experiment.runs, looks))
+    name = "loss_steps" if column == "step" else f"loss_{column}"
+    made = save_panel(
+        figure, folder, name, f"Loss against {AXIS_NAMES[column]}", _caption(experiment, column),
+        _alt(experiment, column), role="curves",
+    )  # fmt: skip
+    plt.close(figure)
+    return made
+
+
+def _draw_group(
+    axes: Axes, curves: pd.DataFrame, runs: Sequence[dict[str, Any]], looks: dict[str, Look], column: str
+) -> None:
+    """The runs of one group into one pair of axes."""
+    few = len(runs) <= _FEW
+    switches: dict[float, str] = {}
+    for run in runs:
+        look, curve = looks[run["name"]], curves[curves["run"] == run["name"]]
+        for _, part in curve.groupby("segment", sort=True):
+            x = part[column].to_numpy(float)
+            if not part["comparable"].iloc[0]:
+                axes.plot(
+                    x, part["smoothed"], color=look.colour, alpha=0.6, linestyle=BAG_DASH, linewidth=1.2
+                )
+                switches[float(x[-1])] = look.colour
+                continue
+            if few:
+                axes.plot(x, part["loss"], color=look.colour, alpha=0.18, linewidth=0.6)
+        _token_line(axes, curve[curve["comparable"]], look, column, few)
+    if len(switches) <= _FEW:
+        for x, colour in switches.items():
+            axes.axvline(x, color=colour, linewidth=0.8, linestyle=":")
+            axes.annotate("switch", (x, 1.0), xycoords=("data", "axes fraction"), xytext=(2, -8),
+                          textcoords="offset points", fontsize=7, color=MUTED)  # fmt: skip
+
+
+def _token_line(axes: Axes, part: pd.DataFrame, look: Look, column: str, few: bool) -> None:
+    """The smoothed token-phase curve, in one piece, with its markers."""
+    if part.empty:
+        return
+    every = max(1, len(part) // (8 if few else 4))
+    axes.plot(
+        part[column], part["smoothed"], color=look.colour, linewidth=1.6 if few else 1.1,
+        marker=look.marker, markevery=(every // 2, every), markersize=4.5 if few else 3.5, markeredgewidth=0,
+    )  # fmt: skip
+
+
+def _legend(runs: Sequence[dict[str, Any]], looks: dict[str, Look]) -> list[Line2D]:
+    """One entry a look, and the bag phase where there is one."""
+    unique = dict.fromkeys(looks[run["name"]] for run in runs)
+    entries = [Line2D([], [], color=look.colour, marker=look.marker, label=look.key) for look in unique]
+    if any(run["bag_sizes"] for run in runs):
+        entries.append(Line2D([], [], color=MUTED, linestyle=BAG_DASH, linewidth=1.2, label="bag loss"))
+    return entries
+
+
+def _is_few(experiment: Experiment, group: str) -> bool:
+    """Whether a group has so few runs that the logged losses are drawn too."""
+    return sum(run["group"] == group for run in experiment.runs) <= _FEW
+
+
+def _with_tokens(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Runs that have a token phase, whose bag phase may be left out."""
+    return [run["name"] for run in runs if not run["bag_loss_only"]]
+
+
+def _caption(experiment: Experiment, column: str) -> str:
+    options = experiment.content["options"]
+    text = (
+        f"Training loss against {AXIS_NAMES[column]}. Strong lines: a line fitted to "
+        f"{options['smoothing_window']} logged steps around each point"
+    )
+    if any(_is_few(experiment, group) for group in experiment.groups):
+        text += "; faint: as logged"
+    if any(run["bag_sizes"] for run in experiment.runs):
+        text += (
+            ". Dashed and lighter: the bag loss, a mean over the tokens of a bag, which no token loss can be "
+            "compared with; dotted: the switch to tokens"
+        )
+    return text + "."
+
+
+def _alt(experiment: Experiment, column: str) -> str:
+    ends = [
+        f"{run['label']} {number_text(run['metrics']['final_loss'])}"
+        for run in experiment.runs[:12]
+        if run["metrics"]["final_loss"]["value"] is not None
+    ]
+    more = " and more" if len(experiment.runs) > len(ends) else ""
+    return (
+        f"Line chart of training loss in nats per token against {AXIS_NAMES[column]}. Final losses: "
+        f"{', '.join(ends)}{more}."
+    )
+
+
+def _padded(low: float, high: float) -> tuple[float, float]:
+    """A range with a little room on both sides."""
+    room = 0.06 * (high - low) or 0.05
+    return float(np.float64(low) - room), float(np.float64(high) + room)

@@ -1,0 +1,78 @@
+"""A panel: one figure with its title, caption and files. figures.json lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from tst_titan.report.read import write_text
+from tst_titan.report.style import save
+
+Role = Literal["curves", "result"]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One entry of figures.json.
+
+    Attributes:
+        name: file name without suffix.
+        role: "curves" are loss curves (the page shows them interactively); "result" is anything else.
+        alt: what the figure shows, for those who cannot see it.
+        csv: file with exactly the numbers drawn; None where they are compare's curves.csv.
+    """
+
+    name: str
+    role: Role
+    title: str
+    caption: str
+    alt: str
+    svg: str
+    pdf: str
+    csv: str | None
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain types for JSON."""
+        return asdict(self)
+
+
+def save_panel(
+    figure: Figure,
+    folder: Path,
+    name: str,
+    title: str,
+    caption: str,
+    alt: str,
+    role: Role = "result",
+    data: pd.DataFrame | None = None,
+) -> Panel:
+    """Write the figure's files and describe them."""
+    save(figure, folder, name)
+    csv = None
+    if data is not None:
+        csv = f"{name}.csv"
+        write_text(folder / csv, data.to_csv(index=False))
+    return Panel(name, role, title, caption, alt, f"{name}.svg", f"{name}.pdf", csv)
+
+
+def number_rows(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Rows whose cells may be numbers of comparison.json: each becomes value, low, high, unit and source columns.
+
+    Columns ``x`` of a number are named x, x_low, x_high, and once for the row x_sources (joined by "; ").
+    """
+    flat = []
+    for row in rows:
+        cells: dict[str, Any] = {}
+        for key, value in row.items():
+            if isinstance(value, dict):
+                cells |= {key: value["value"], f"{key}_low": value["low"], f"{key}_high": value["high"]}
+                cells[f"{key}_sources"] = "; ".join(value["sources"])
+            else:
+                cells[key] = value
+        flat.append(cells)
+    return pd.DataFrame(flat)
