@@ -1,0 +1,283 @@
+"""Bag size and bag fraction for a model and a budget, with what to expect of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import linprog
+
+from tst_titan import paper
+from tst_titan.errors import UserError
+from tst_titan.paper.fit import GainModel, HeldOut, fit, fit_baseline, held_out
+from tst_titan.paper.observations import published_baselines, published_observations
+
+BAG_SIZES = np.arange(2, 17)
+BAG_FRACTIONS = np.round(np.arange(0.10, 0.901, 0.05), 2)
+"""What is offered: the range of the published grids."""
+
+CELL_NOISE = 0.002
+"""Scatter of a published cell in nats/token (docs/recommend.md); gains that close are the same."""
+
+_SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be trained.
+
+    Attributes:
+        name: for people.
+        parameters: those that process one latent (active ones in a mixture of experts).
+        latents: latents of the whole run: steps times latents per step.
+        latents_per_step: global batch.
+        is_published: whether ``name`` is a model of the paper.
+    """
+
+    name: str
+    parameters: float
+    latents: float
+    latents_per_step: int
+    is_published: bool
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps."""
+        return round(self.latents / self.latents_per_step)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A bag size and bag fraction with what they need and promise (gains in nats/token)."""
+
+    bag_size: int
+    bag_fraction: float
+    gain: float
+    gain_low: float
+    gain_high: float
+    data_tokens: float
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The answer.
+
+    Attributes:
+        best: the setting with the largest predicted gain within the data limit.
+        frugal: the setting with the fewest data tokens whose predicted gain is within ``CELL_NOISE`` of it.
+        confidence: level of the gains' intervals.
+        baseline_loss, baseline_error: predicted loss of the equal-FLOPs baseline and its held-out error; None for
+            a model or corpus that the paper's baselines say nothing about.
+        device_hours: None where no throughput is known; ``hours_from`` says where it comes from or why not.
+        extrapolates: reasons why the answer lies outside what was measured; empty if it does not.
+        published_best: the paper's best cell for exactly this model and length.
+    """
+
+    target: Target
+    best: Setting
+    frugal: Setting
+    confidence: float
+    baseline_loss: float | None
+    baseline_error: float | None
+    device_hours: float | None
+    hours_from: str
+    extrapolates: list[str]
+    published_best: str | None
+
+
+def parse_count(text: str) -> float:
+    """A positive number such as 42e9, 600M, 1.3B or 2T.
+
+    Raises:
+        UserError: it is none.
+    """
+    body, factor = text.strip(), 1.0
+    if body and body[-1].lower() in _SUFFIXES:
+        body, factor = body[:-1], _SUFFIXES[body[-1].lower()]
+    try:
+        value = float(body) * factor
+    except ValueError:
+        value = float("nan")
+    if not value > 0 or not np.isfinite(value):
+        raise UserError(f"'{text}' is not a positive count; write e.g. 42e9, 600M or 1.3B")
+    return value
+
+
+def make_target(model: str, latents: float, latents_per_step: int | None = None) -> Target:
+    """A model by the paper's name (270M, 600M, 3B, 10B-A1B) or by its number of parameters.
+
+    Raises:
+        UserError: neither; the message lists the names.
+    """
+    facts = paper.MODELS.get(model)
+    if facts is not None:
+        batch = latents_per_step or facts.latents_per_step
+        return Target(model, facts.active_parameters, latents, batch, True)
+    try:
+        parameters = parse_count(model)
+    except UserError as error:
+        names = ", ".join(paper.MODELS)
+        raise UserError(
+            f"--model '{model}' is neither a model of the paper ({names}) nor a number of parameters"
+        ) from error
+    return Target(model, parameters, latents, latents_per_step or 2**21, False)
+
+
+def recommend(
+    target: Target,
+    observations: pd.DataFrame | None = None,
+    max_data_tokens: float | None = None,
+    latents_per_second: float | None = None,
+    mfu: float | None = None,
+    peak_tflops: float | None = None,
+    confidence: float = 0.95,
+) -> Recommendation:
+    """Bag size and bag fraction with the largest predicted gain.
+
+    Args:
+        observations: gains to fit; default the paper's. Columns: ``tst_titan.paper.observations.COLUMNS``.
+        max_data_tokens: data tokens that there are; a run reads latents * (1 + r (s - 1)).
+        latents_per_second: measured, over all devices: gives hours instead of device-hours.
+        mfu, peak_tflops: together, device-hours from 6 * parameters FLOPs per latent.
+        confidence: of the gain's interval, from the held-out errors.
+
+    Raises:
+        UserError: fewer data tokens than the smallest setting reads.
+    """
+    observations = published_observations() if observations is None else observations
+    baselines = published_baselines()
+    model, errors = fit(observations), held_out(observations, baselines)
+    settings = _settings(target, model, errors, confidence)
+    if max_data_tokens is not None:
+        affordable = [item for item in settings if item.data_tokens <= max_data_tokens]
+        if not affordable:
+            least = min(item.data_tokens for item in settings)
+            raise UserError(
+                f"--max-data-tokens {max_data_tokens:.4g} is less than the {least:.4g} that the smallest setting "
+                f"(s = 2, r = {BAG_FRACTIONS[0]:g}) reads; the baseline reads {target.latents:.4g}. Output-only "
+                "superposition reads no extra data"
+            )
+        settings = affordable
+    best = max(settings, key=lambda item: item.gain)
+    close = [item for item in settings if item.gain >= best.gain - CELL_NOISE]
+    hours, source = _hours(target, latents_per_second, mfu, peak_tflops)
+    dense = not (target.is_published and target.name == "10B-A1B")
+    baseline = fit_baseline(baselines)
+    return Recommendation(
+        target=target,
+        best=best,
+        frugal=min(close, key=lambda item: item.data_tokens),
+        confidence=confidence,
+        baseline_loss=baseline.loss(target.parameters, target.latents) if dense else None,
+        baseline_error=baseline.held_out_rmse if dense else None,
+        device_hours=hours,
+        hours_from=source,
+        extrapolates=extrapolations(target, observations),
+        published_best=_published_best(target),
+    )
+
+
+def extrapolations(target: Target, observations: pd.DataFrame) -> list[str]:
+    """Why the target lies outside the observations; [] inside their convex hull in log size and log latents."""
+    reasons = []
+    groups = observations.groupby("group")[["parameters", "latents"]].first()
+    if target.is_published and target.name == "10B-A1B":
+        reasons.append(
+            "it is a mixture of experts, taken at its active parameters; only dense models were fitted"
+        )
+    for column, value in (("parameters", target.parameters), ("latents", target.latents)):
+        low, high = float(groups[column].min()), float(groups[column].max())
+        if not low * 0.99 <= value <= high * 1.01:
+            reasons.append(f"{value:.3g} {column} lie outside the measured {low:.3g} to {high:.3g}")
+    if not reasons and not _in_hull(np.log(groups.to_numpy(float)), target):
+        reasons.append(
+            f"no run has both about {target.parameters:.3g} parameters and {target.latents:.3g} latents "
+            "(outside the convex hull of what was measured)"
+        )
+    sizes = observations.groupby("group")["gain"].size()
+    largest = float(groups.loc[sizes[sizes > 1].index, "parameters"].max())
+    if target.parameters > 1.01 * largest:
+        reasons.append(f"above {largest:.3g} parameters the shape over s and r rests on single runs")
+    return reasons
+
+
+def _in_hull(points: np.ndarray, target: Target) -> bool:
+    """Whether the target is a convex mixture of the points, with 1 % to spare."""
+    goal = np.log([target.parameters, target.latents])
+    # Minimise the largest miss t over mixtures w: |points' w - goal| <= t, sum w = 1.
+    n = len(points)
+    miss = np.full((2, 1), -1.0)
+    upper = np.block([[points.T, miss], [-points.T, miss]])
+    found = linprog(
+        np.r_[np.zeros(n), 1.0],
+        A_ub=upper,
+        b_ub=np.r_[goal, -goal],
+        A_eq=np.r_[np.ones(n), 0.0][None, :],
+        b_eq=[1.0],
+        bounds=[(0, None)] * (n + 1),
+    )
+    return bool(found.fun <= 0.01)
+
+
+def _settings(target: Target, model: GainModel, errors: HeldOut, confidence: float) -> list[Setting]:
+    """Every offered setting."""
+    s, r = (axis.ravel() for axis in np.meshgrid(BAG_SIZES, BAG_FRACTIONS, indexing="ij"))
+    gains = model.gain(target.parameters, target.latents, s, r)
+    factor = errors.factor(confidence)
+    made = []
+    for bag_size, fraction, gain in zip(s, r, gains, strict=True):
+        ends = sorted((gain / factor, gain * factor))
+        tokens = target.latents * (1 + fraction * (bag_size - 1))
+        made.append(Setting(int(bag_size), float(fraction), float(gain), ends[0], ends[1], float(tokens)))
+    return made
+
+
+def _hours(
+    target: Target, latents_per_second: float | None, mfu: float | None, peak_tflops: float | None
+) -> tuple[float | None, str]:
+    """Training time, equal for TST and baseline, and where it comes from."""
+    if latents_per_second is not None:
+        return target.latents / latents_per_second / 3600, "hours at the given latents per second"
+    if (mfu is None) != (peak_tflops is None):
+        raise UserError("--mfu and --peak-tflops go together")
+    if mfu is not None and peak_tflops is not None:
+        if not 0 < mfu <= 1:
+            raise UserError(f"--mfu {mfu:g} must lie in (0, 1]")
+        flops = 6 * target.parameters * target.latents
+        return flops / (mfu * peak_tflops * 1e12) / 3600, (
+            f"device-hours at an MFU of {mfu:g} of {peak_tflops:g} TFLOP/s, 6 FLOPs per parameter and latent"
+        )
+    runs = paper.published_runs(variant="baseline")
+    runs["per_latent"] = [
+        hours / (steps * paper.MODELS[name].latents_per_step)
+        for name, steps, hours in zip(runs["model"], runs["total_steps"], runs["b200_hours"], strict=True)
+    ]
+    rates = runs.groupby("model")["per_latent"].mean()
+    if target.is_published:
+        return float(rates[target.name]) * target.latents, "B200-hours from the paper's table 1"
+    dense = [
+        name for name in rates.index if paper.MODELS[name].parameters == paper.MODELS[name].active_parameters
+    ]
+    sizes = np.log([paper.MODELS[name].parameters for name in dense])
+    order = np.argsort(sizes)
+    at = np.log(target.parameters)
+    if not sizes.min() <= at <= sizes.max():
+        return None, "unknown at this size; give --latents-per-second, or --mfu and --peak-tflops"
+    rate = np.exp(np.interp(at, sizes[order], np.log(rates[dense].to_numpy(float))[order]))
+    return float(rate * target.latents), "B200-hours interpolated between the sizes of the paper's table 1"
+
+
+def _published_best(target: Target) -> str | None:
+    """The paper's best cell for exactly this model and length."""
+    if not target.is_published:
+        return None
+    cells = published_observations()
+    cells = cells[(cells["model"] == target.name) & ((cells["latents"] / target.latents - 1).abs() < 0.01)]
+    if len(cells) < 2:
+        return None
+    best = cells.iloc[int(cells["gain"].to_numpy(float).argmax())]
+    return (
+        f"s = {best['bag_size']:g}, r = {best['bag_fraction']:g}, {best['gain']:.4f} nats/token below the baseline "
+        f"({best['source']})"
+    )

@@ -1,0 +1,282 @@
+"""How the gain over the baseline depends on bag size, bag fraction, model size and length: a small regression.
+
+    gain(s, r, N, D) = A(D / N) * shape(s, r)
+    shape(s, r)      = c0 + c1 log s + c2 (log s)^2 + c3 log r + c4 r + c5 / (1 - r) + c6 log s / (1 - r)
+    log A(D / N)     = a - gamma log(D / N)
+
+N are the parameters that process a latent, D the latents of the run, and shape is scaled to 1 at s = 6,
+r = 0.3, so A is the gain there in nats/token. The terms in log s say what a longer bag brings, log r and r
+how the gain saturates with the bag phase, the terms with 1 / (1 - r) what a short token phase costs, which
+grows with the bag size. Both parts are least squares; they alternate until they agree.
+docs/recommend.md gives the coefficients, the errors on held-out models and lengths, and what was tried.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+FEATURES = ("1", "log s", "(log s)^2", "log r", "r", "1/(1-r)", "log s/(1-r)")
+REFERENCE = (6.0, 0.3)
+"""Bag size and bag fraction at which the shape is 1; also the fixed choice that a recommendation has to beat."""
+
+_ROUNDS = 100
+_FEWEST_CELLS = 20
+_NEAR_OPTIMUM = 0.5
+
+
+@dataclass(frozen=True)
+class GainModel:
+    """The fitted regression.
+
+    Attributes:
+        coefficients: of ``FEATURES``, shape (7,).
+        log_amplitude: a, the log of the gain at s = 6, r = 0.3 and one latent per parameter.
+        gamma: exponent of latents per parameter.
+        amplitudes: each group's own gain at s = 6, r = 0.3, as fitted to its cells.
+    """
+
+    coefficients: np.ndarray
+    log_amplitude: float
+    gamma: float
+    amplitudes: dict[str, float]
+
+    def amplitude(self, latents_per_parameter: np.ndarray | float) -> np.ndarray:
+        """A(D / N): gain at s = 6, r = 0.3 in nats/token."""
+        return np.exp(
+            self.log_amplitude - self.gamma * np.log(np.asarray(latents_per_parameter, dtype=float))
+        )
+
+    def gain(
+        self, parameters: np.ndarray | float, latents: np.ndarray | float, s: np.ndarray, r: np.ndarray
+    ) -> np.ndarray:
+        """Gain in nats/token; arguments broadcast against each other."""
+        scale = np.asarray(latents, dtype=float) / np.asarray(parameters, dtype=float)
+        return self.amplitude(scale) * (features(s, r) @ self.coefficients)
+
+    def predict(self, observations: pd.DataFrame) -> np.ndarray:
+        """Gains of observations (columns parameters, latents, bag_size, bag_fraction)."""
+        columns = ("parameters", "latents", "bag_size", "bag_fraction")
+        return self.gain(*(observations[column].to_numpy(float) for column in columns))
+
+
+def features(s: np.ndarray | float, r: np.ndarray | float) -> np.ndarray:
+    """The terms of ``FEATURES`` along a new last axis; 0 < r < 1, s >= 1."""
+    log_s, ratio = np.broadcast_arrays(np.log(np.asarray(s, dtype=float)), np.asarray(r, dtype=float))
+    short = 1 / (1 - ratio)
+    return np.stack(
+        [np.ones_like(log_s), log_s, log_s**2, np.log(ratio), ratio, short, log_s * short], axis=-1
+    )
+
+
+def fit(observations: pd.DataFrame) -> GainModel:
+    """Fit shape and amplitude to gains.
+
+    Alternates: the shape by least squares on all cells, each group's amplitude by least squares on its own
+    cells; then the amplitudes' power law in latents per parameter, every group counting once.
+
+    Args:
+        observations: columns as ``tst_titan.paper.observations.COLUMNS``; at least two groups.
+    """
+    gains = observations["gain"].to_numpy(float)
+    design = features(observations["bag_size"].to_numpy(float), observations["bag_fraction"].to_numpy(float))
+    names, index = np.unique(observations["group"].to_numpy(str), return_inverse=True)
+    amplitude = np.array([max(gains[index == i].mean(), 1e-3) for i in range(len(names))])
+    at_reference = features(*REFERENCE)
+    coefficients = np.zeros(len(FEATURES))
+    for _ in range(_ROUNDS):
+        coefficients = np.linalg.lstsq(design * amplitude[index, None], gains, rcond=None)[0]
+        coefficients = coefficients / float(at_reference @ coefficients)
+        shape = design @ coefficients
+        before = amplitude
+        amplitude = np.array(
+            [shape[index == i] @ gains[index == i] / (shape[index == i] @ shape[index == i])
+             for i in range(len(names))]
+        )  # fmt: skip
+        if np.allclose(amplitude, before, rtol=1e-10):
+            break
+    scale = [
+        float((part["latents"] / part["parameters"]).iloc[0])
+        for _, part in observations.groupby(observations["group"].astype(str), sort=True)
+    ]
+    slope, intercept = np.polyfit(np.log(scale), np.log(np.maximum(amplitude, 1e-6)), 1)
+    own = {str(name): float(value) for name, value in zip(names, amplitude, strict=True)}
+    return GainModel(coefficients, float(intercept), -float(slope), own)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Errors on groups that the fit has not seen.
+
+    Attributes:
+        table: one row a group: cells; rmse_model, rmse_nearest, rmse_fixed (gain, nats/token; fixed: at s = 6,
+            r = 0.3 alone); rmse_near (model, cells with r <= 0.5); rmse_loss_model, rmse_loss_nearest (final
+            loss, the baseline predicted too); log_error (mean log of predicted over true gain near the
+            optimum); for groups with a grid the cells chosen (s_*, r_*) and regret_model, regret_nearest,
+            regret_fixed (best cell's gain minus the chosen cell's; NaN elsewhere).
+        relative_error: root mean square of log_error over groups.
+        groups: their number.
+    """
+
+    table: pd.DataFrame
+    relative_error: float
+    groups: int
+
+    def factor(self, confidence: float) -> float:
+        """Gains lie within predicted / factor to predicted * factor with this confidence.
+
+        Student's t with groups - 1 degrees of freedom on the log errors: few groups make a wide interval.
+        """
+        quantile = float(stats.t.ppf(0.5 + confidence / 2, max(self.groups - 1, 1)))
+        return float(np.exp(quantile * self.relative_error))
+
+
+def held_out(observations: pd.DataFrame, baselines: pd.DataFrame) -> HeldOut:
+    """Leave out one group (model and steps) after the other, fit the rest and predict it.
+
+    The baselines get the same information: "nearest" takes the group nearest in log parameters and log steps
+    that has a grid, predicts each cell by that group's cell nearest in log s and r, and chooses its best cell;
+    "fixed" chooses s = 6, r = 0.3 and predicts the mean gain there of the other groups. For the loss itself
+    the model subtracts its gain from ``fit_baseline`` without the group's own baseline; "nearest" takes its
+    cell's loss as it is.
+
+    Args:
+        observations: columns as ``tst_titan.paper.observations.COLUMNS``.
+        baselines: columns model, parameters, total_steps, latents, loss.
+    """
+    names = list(dict.fromkeys(observations["group"]))
+    rows = [_hold_out(observations, baselines, name) for name in names]
+    table = pd.DataFrame(rows)
+    relative = float(np.sqrt((table["log_error"] ** 2).mean()))
+    return HeldOut(table, relative, len(names))
+
+
+def _hold_out(observations: pd.DataFrame, baselines: pd.DataFrame, name: str) -> dict[str, object]:
+    """Errors and regrets of one held-out group."""
+    train = observations[observations["group"] != name]
+    test = observations[observations["group"] == name].reset_index(drop=True)
+    model = fit(train)
+    predicted = model.predict(test)
+    true = test["gain"].to_numpy(float)
+    nearest = nearest_group(train, test)
+    cell = _nearest_cells(nearest, test)
+    from_nearest = nearest["gain"].to_numpy(float)[cell]
+    first, loss = test.iloc[0], test["loss"].to_numpy(float)
+    same = (baselines["model"] == first["model"]) & (baselines["total_steps"] == first["total_steps"])
+    baseline = fit_baseline(baselines[~same]).loss(first["parameters"], first["latents"])
+    fixed = _at_reference(train)["gain"].groupby(train["group"]).mean().mean()
+    fixed_true = _at_reference(test)["gain"]
+    near = (test["bag_fraction"].to_numpy(float) <= _NEAR_OPTIMUM) & (true > 0) & (predicted > 0)
+    row: dict[str, object] = {
+        "group": name,
+        "cells": len(test),
+        "rmse_model": _rms(predicted - true),
+        "rmse_nearest": _rms(from_nearest - true),
+        "rmse_fixed": _rms(fixed - fixed_true.to_numpy(float)) if len(fixed_true) else np.nan,
+        "rmse_near": _rms((predicted - true)[near]),
+        "rmse_loss_model": _rms(baseline - predicted - loss),
+        "rmse_loss_nearest": _rms(nearest["loss"].to_numpy(float)[cell] - loss),
+        "log_error": float(np.mean(np.log(predicted[near] / true[near]))),
+        "nearest": str(nearest["group"].iloc[0]),
+    }
+    if len(test) < _FEWEST_CELLS:
+        return row
+    best = nearest.iloc[int(nearest["gain"].to_numpy(float).argmax())]
+    choices = {
+        "model": int(np.argmax(predicted)),
+        "nearest": _index_of(test, float(best["bag_size"]), float(best["bag_fraction"])),
+        "fixed": _index_of(test, *REFERENCE),
+    }
+    for chooser, choice in choices.items():
+        row[f"s_{chooser}"] = float(test["bag_size"].iloc[choice])
+        row[f"r_{chooser}"] = float(test["bag_fraction"].iloc[choice])
+        row[f"regret_{chooser}"] = float(true.max() - true[choice])
+    return row
+
+
+def nearest_group(train: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the group with a grid that is nearest in log parameters and log steps."""
+    sizes = train.groupby("group")["gain"].size()
+    grids = train[train["group"].isin(sizes[sizes >= _FEWEST_CELLS].index)]
+    grids = train if grids.empty else grids
+    place = np.log([test["parameters"].iloc[0], test["total_steps"].iloc[0]])
+    there = np.log(grids[["parameters", "total_steps"]].to_numpy(float))
+    distance = np.hypot(*(there - place).T)
+    return grids[grids["group"] == grids["group"].iloc[int(distance.argmin())]]
+
+
+def _nearest_cells(grid: pd.DataFrame, test: pd.DataFrame) -> np.ndarray:
+    """For each test cell the row of the grid's cell nearest in log s and r."""
+    there = np.stack([np.log(grid["bag_size"].to_numpy(float)), grid["bag_fraction"].to_numpy(float)], 1)
+    here = np.stack([np.log(test["bag_size"].to_numpy(float)), test["bag_fraction"].to_numpy(float)], 1)
+    distance = ((here[:, None, :] - there[None, :, :]) ** 2).sum(-1)
+    return distance.argmin(1)
+
+
+def _at_reference(observations: pd.DataFrame) -> pd.DataFrame:
+    """The rows at s = 6, r = 0.3."""
+    s, r = REFERENCE
+    return observations[(observations["bag_size"] == s) & ((observations["bag_fraction"] - r).abs() < 1e-6)]
+
+
+def _index_of(test: pd.DataFrame, s: float, r: float) -> int:
+    """Row of the test cell nearest to (s, r) in log s and r."""
+    log_s = np.log(test["bag_size"].to_numpy(float)) - np.log(s)
+    return int((log_s**2 + (test["bag_fraction"].to_numpy(float) - r) ** 2).argmin())
+
+
+def _rms(values: np.ndarray) -> float:
+    """Root mean square; NaN for nothing."""
+    return float(np.sqrt(np.mean(np.square(values)))) if np.size(values) else float("nan")
+
+
+def cell_noise(observations: pd.DataFrame) -> float:
+    """Scatter of a cell around its neighbours in bag size, nats/token.
+
+    Second differences over neighbouring bag sizes of 5 and more at bag fractions up to 0.5, where the shape is
+    smooth; a second difference of independent errors has sqrt(6) times their standard deviation.
+    """
+    found: list[np.ndarray] = []
+    kept = observations[(observations["bag_size"] >= 5) & (observations["bag_fraction"] <= _NEAR_OPTIMUM)]
+    for _, part in kept.groupby(["group", "bag_fraction"]):
+        ordered = part.sort_values("bag_size")
+        if (ordered["bag_size"].diff().iloc[1:] == 1).all():
+            found.append(np.diff(ordered["gain"].to_numpy(float), 2))
+    return _rms(np.concatenate(found) if found else np.array([])) / 6**0.5
+
+
+@dataclass(frozen=True)
+class BaselineModel:
+    """Final loss of a dense baseline: loss = b0 + b1 log N + b2 log D, nats/token.
+
+    Attributes:
+        coefficients: b0, b1, b2.
+        held_out_rmse: root mean square error on baselines left out one by one.
+    """
+
+    coefficients: np.ndarray
+    held_out_rmse: float
+
+    def loss(self, parameters: float, latents: float) -> float:
+        """Predicted final loss."""
+        return float(self.coefficients @ np.array([1.0, np.log(parameters), np.log(latents)]))
+
+
+def fit_baseline(baselines: pd.DataFrame) -> BaselineModel:
+    """Fit the baselines' losses (columns parameters, latents, loss; at least four rows).
+
+    The tokenizer, corpus and schedule are the paper's; nothing is claimed for others.
+    """
+    design = np.stack(
+        [np.ones(len(baselines)), np.log(baselines["parameters"]), np.log(baselines["latents"])], axis=1
+    )
+    losses = baselines["loss"].to_numpy(float)
+    errors = []
+    for left_out in range(len(losses)):
+        keep = np.arange(len(losses)) != left_out
+        found = np.linalg.lstsq(design[keep], losses[keep], rcond=None)[0]
+        errors.append(design[left_out] @ found - losses[left_out])
+    return BaselineModel(np.linalg.lstsq(design, losses, rcond=None)[0], _rms(np.array(errors)))

@@ -1,0 +1,163 @@
+"""Gains over the baseline as a data frame: the paper's, and a user's own, in the same columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tst_titan import paper
+from tst_titan.errors import UserError
+
+COLUMNS = (
+    "group", "model", "parameters", "total_steps", "latents", "bag_size", "bag_fraction", "baseline_loss",
+    "loss", "gain", "source",
+)  # fmt: skip
+"""One row a TST run: group is model x steps; latents of the whole run; losses and gain in nats/token."""
+
+OWN_COLUMNS = (
+    "model", "total_steps", "bag_weighting", "metric", "bag_size", "bag_step_ratio", "value", "parameters",
+    "latents_per_step",
+)  # fmt: skip
+"""What a user's own table needs: the columns of the published sweeps and two that the paper's models imply."""
+
+
+def published_observations(bag_weighting: str = "uniform") -> pd.DataFrame:
+    """Every published gain over an equal-FLOPs baseline, with columns ``COLUMNS``.
+
+    The grids of tables 4 to 6 (7 for "power_law") with bag fractions inside (0, 1), and the 3B run of table 1.
+    The mixture of experts is left out: its baseline has 2.5 times its steps.
+    """
+    sweeps = paper.published_sweeps(metric="loss", bag_weighting=bag_weighting)
+    facts = [paper.MODELS[name] for name in sweeps["model"]]
+    sweeps["parameters"] = [fact.parameters for fact in facts]
+    sweeps["latents_per_step"] = [fact.latents_per_step for fact in facts]
+    found = _from_sweeps(sweeps)
+    if bag_weighting == "uniform":
+        found = pd.concat([found, _published_3b()], ignore_index=True)
+    return found
+
+
+def own_observations(sweeps: pd.DataFrame, where: str = "own results") -> pd.DataFrame:
+    """A user's final losses as observations.
+
+    Args:
+        sweeps: columns ``OWN_COLUMNS``; rows of bag size 1 are the baselines, metric "loss" only is used.
+
+    Raises:
+        UserError: a column is missing, or a group (model and steps) has no baseline.
+    """
+    lacking = [column for column in OWN_COLUMNS if column not in sweeps]
+    if lacking:
+        found = ", ".join(str(column) for column in sweeps.columns)
+        raise UserError(f"{where}: column '{lacking[0]}' is missing; found: {found}")
+    sweeps = sweeps[sweeps["metric"] == "loss"].assign(source=where)
+    return _from_sweeps(sweeps, where)
+
+
+def comparison_observations(path: Path) -> pd.DataFrame:
+    """The grids of a comparison.json as observations; parameters come from the runs' manifests.
+
+    Raises:
+        UserError: the file is no comparison, has no grid of final losses, or a manifest is unreadable.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        runs = {run["name"]: run for run in found["runs"]}
+        grids = [grid for grid in found["grids"] if grid["metric"] == "final_loss" and grid["baseline"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: is not a comparison.json with grids: {error}") from error
+    rows = [_grid_row(found, grid, cell, runs) for grid in grids for cell in grid["cells"]]
+    kept = [row for row in rows if row is not None]
+    if not kept:
+        raise UserError(f"{path}: holds no grid of final losses over bag size and bag fraction")
+    return pd.DataFrame(kept, columns=list(COLUMNS))
+
+
+def _grid_row(
+    found: Mapping[str, Any], grid: Mapping[str, Any], cell: Mapping[str, Any], runs: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """One cell of a comparison's grid; None without a gain."""
+    if cell["gain"]["value"] is None or cell["bag_loss_only"]:
+        return None
+    run = runs[cell["runs"][0]]
+    manifest = Path(run["manifest"])
+    try:
+        parameters = json.loads(manifest.read_text(encoding="utf-8"))["parameters"]["active"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{manifest}: parameters cannot be read: {error}") from error
+    steps = run["metrics"]["steps"]["value"]
+    model = f"{found['scale']}-{grid['group'] or 'model'}"
+    return {
+        "group": f"{model}-{steps:.0f}", "model": model, "parameters": float(parameters), "total_steps": steps,
+        "latents": run["metrics"]["latents"]["value"], "bag_size": cell["bag_size"],
+        "bag_fraction": cell["bag_fraction"], "baseline_loss": grid["baseline"]["value"],
+        "loss": cell["value"]["value"], "gain": cell["gain"]["value"], "source": str(manifest),
+    }  # fmt: skip
+
+
+def _from_sweeps(sweeps: pd.DataFrame, where: str = "published sweeps") -> pd.DataFrame:
+    """Rows with bags, beside the baseline of their model, steps and weighting."""
+    keys = ["model", "total_steps", "bag_weighting"]
+    baselines = sweeps[sweeps["bag_size"] == 1].groupby(keys)["value"].mean()
+    inside = (sweeps["bag_size"] > 1) & (sweeps["bag_step_ratio"] > 0) & (sweeps["bag_step_ratio"] < 1)
+    rows = sweeps[inside].reset_index(drop=True)
+    places = list(zip(*(rows[key] for key in keys), strict=True))
+    without = [place for place in places if place not in baselines.index]
+    if without:
+        raise UserError(
+            f"{where}: no baseline (bag_size 1) for model {without[0][0]}, {without[0][1]} steps, "
+            f"{without[0][2]} weights"
+        )
+    made = pd.DataFrame(
+        {
+            "group": [f"{model}-{steps}" for model, steps, _ in places],
+            "model": rows["model"],
+            "parameters": rows["parameters"].astype(float),
+            "total_steps": rows["total_steps"],
+            "latents": rows["total_steps"] * rows["latents_per_step"].astype(float),
+            "bag_size": rows["bag_size"].astype(float),
+            "bag_fraction": rows["bag_step_ratio"].astype(float),
+            "baseline_loss": [float(baselines[place]) for place in places],
+            "loss": rows["value"].astype(float),
+            "source": rows["source"],
+        }
+    )
+    made["gain"] = made["baseline_loss"] - made["loss"]
+    return made[list(COLUMNS)]
+
+
+def _published_3b() -> pd.DataFrame:
+    """The one 3B run with an equal-FLOPs baseline (table 1)."""
+    runs = paper.published_runs(model="3B")
+    runs = runs[runs["total_steps"] == 20000]
+    facts = paper.MODELS["3B"]
+    losses = dict(zip(runs["variant"], runs["final_loss"].astype(float), strict=True))
+    loss, baseline = losses["tst"], losses["baseline"]
+    row = {
+        "group": "3B-20000", "model": "3B", "parameters": facts.parameters, "total_steps": 20000,
+        "latents": 20000.0 * facts.latents_per_step, "bag_size": 6.0, "bag_fraction": 0.3,
+        "baseline_loss": baseline, "loss": loss, "gain": baseline - loss,
+        "source": f"{paper.SOURCE_SHORT}, tables 1 and 3",
+    }  # fmt: skip
+    return pd.DataFrame([row], columns=list(COLUMNS))
+
+
+def published_baselines() -> pd.DataFrame:
+    """Final losses of the paper's dense baselines: model, parameters, total_steps, latents, loss, source.
+
+    Four digits from tables 4 to 6 where they have the run, else three from table 1.
+    """
+    sweeps = paper.published_sweeps(metric="loss", bag_weighting="uniform")
+    cells = sweeps[sweeps["bag_size"] == 1].rename(columns={"value": "loss"})
+    runs = paper.published_runs(variant="baseline").rename(columns={"final_loss": "loss"})
+    columns = ["model", "total_steps", "loss", "source"]
+    rows = pd.concat([cells[columns], runs.loc[runs["architecture"] == "dense", columns]])
+    rows = rows.drop_duplicates(["model", "total_steps"]).reset_index(drop=True)
+    facts = [paper.MODELS[name] for name in rows["model"]]
+    rows["parameters"] = [fact.parameters for fact in facts]
+    rows["latents"] = rows["total_steps"] * pd.Series([float(fact.latents_per_step) for fact in facts])
+    return rows

@@ -1,0 +1,156 @@
+"""``tst-titan recommend``: bag size and bag fraction for a model and a budget (docs/recommend.md)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tst_titan import paper
+from tst_titan.errors import UserError
+from tst_titan.paper.advice import CELL_NOISE, Recommendation, make_target, parse_count, recommend
+from tst_titan.paper.fit import FEATURES, REFERENCE, cell_noise, fit, held_out
+from tst_titan.paper.observations import (
+    comparison_observations,
+    own_observations,
+    published_baselines,
+    published_observations,
+)
+
+
+def describe(found: Recommendation) -> str:
+    """The answer for people."""
+    target, best, frugal = found.target, found.best, found.frugal
+    lines = [
+        f"{target.name}: {target.parameters:.4g} parameters, {target.latents:.4g} latents "
+        f"({target.steps:,} steps of {target.latents_per_step:,})",
+        "",
+        f"  bag size s          {best.bag_size}",
+        f"  bag fraction r      {best.bag_fraction:g}  ({round(best.bag_fraction * target.steps):,} bag steps)",
+        f"  expected gain       {best.gain:.4f} nats/token below the equal-FLOPs baseline "
+        f"({found.confidence:.0%} interval {best.gain_low:.4f} to {best.gain_high:.4f})",
+        f"  data tokens         {best.data_tokens:.4g}  (baseline: {target.latents:.4g})",
+    ]
+    if found.device_hours is not None:
+        lines.append(
+            f"  training time       {found.device_hours:.3g} {found.hours_from}; the baseline's is the same"
+        )
+    else:
+        lines.append(f"  training time       {found.hours_from}")
+    if found.baseline_loss is not None and found.baseline_error is not None:
+        lines.append(
+            f"  baseline's loss     about {found.baseline_loss:.2f} nats/token with the paper's tokenizer and data "
+            f"(held-out error {found.baseline_error:.2f}: a rough guide)"
+        )
+    if (frugal.bag_size, frugal.bag_fraction) != (best.bag_size, best.bag_fraction):
+        lines.append(
+            f"  as good within {CELL_NOISE:g}, with the least data: s = {frugal.bag_size}, "
+            f"r = {frugal.bag_fraction:g}: {frugal.gain:.4f} nats/token, {frugal.data_tokens:.4g} data tokens"
+        )
+    if found.published_best:
+        lines.append(f"  the paper's best cell here: {found.published_best}")
+    for reason in found.extrapolates:
+        lines.append(f"  Extrapolated: {reason}.")
+    return "\n".join(lines)
+
+
+def describe_fit(observations: pd.DataFrame) -> str:
+    """Coefficients and held-out errors, as docs/recommend.md shows them."""
+    model, errors = fit(observations), held_out(observations, published_baselines())
+    lines = ["Shape, 1 at s = {:g}, r = {:g}:".format(*REFERENCE)]
+    lines += [f"  {name:<14}{value:+.4f}" for name, value in zip(FEATURES, model.coefficients, strict=True)]
+    lines += [
+        f"Amplitude: log A = {model.log_amplitude:+.4f} - {model.gamma:.4f} log(latents / parameters)",
+        "Own amplitudes: " + ", ".join(f"{name} {value:.4f}" for name, value in model.amplitudes.items()),
+        "",
+        "Held out, one model and length at a time (nats/token):",
+        errors.table.set_index("group").T.to_string(float_format=lambda value: f"{value:.4f}", na_rep="-"),
+        "",
+    ]
+    for name in ("rmse_model", "rmse_nearest", "rmse_fixed", "rmse_loss_model", "rmse_loss_nearest"):
+        pooled = float(np.sqrt((errors.table[name] ** 2).mean()))
+        lines.append(f"{name}, groups alike: {pooled:.4f}")
+    for name in ("regret_model", "regret_nearest", "regret_fixed"):
+        lines.append(f"{name}, mean of the grids: {float(errors.table[name].mean()):.4f}")
+    lines.append(f"Scatter of one cell: {cell_noise(observations):.4f}")
+    lines.append(
+        f"Log error of the gain near the optimum: {errors.relative_error:.3f}; 95% interval: times or divided by "
+        f"{errors.factor(0.95):.2f}"
+    )
+    return "\n".join(lines)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``tst-titan recommend``."""
+    parser.add_argument("--model", help=f"{', '.join(paper.MODELS)}, or parameters per latent, e.g. 1.3B")
+    parser.add_argument("--latents", help="latents of the whole run, e.g. 42e9: what the FLOPs pay for")
+    parser.add_argument("--max-data-tokens", help="data tokens that there are, e.g. 100e9")
+    parser.add_argument(
+        "--latents-per-step", type=int, help="global batch; default the model's, else 2097152"
+    )
+    parser.add_argument("--latents-per-second", type=float, help="measured throughput over all devices")
+    parser.add_argument("--mfu", type=float, help="model FLOPs utilisation, with --peak-tflops")
+    parser.add_argument("--peak-tflops", type=float, help="peak of one device, with --mfu")
+    parser.add_argument(
+        "--confidence", type=float, default=0.95, help="of the gain's interval (default 0.95)"
+    )
+    parser.add_argument("--own-results", type=Path, help="CSV of own final losses, see docs/recommend.md")
+    parser.add_argument(
+        "--comparison", type=Path, action="append", help="comparison.json of an own grid; repeats"
+    )
+    parser.add_argument(
+        "--evaluate", action="store_true", help="print coefficients and held-out errors instead"
+    )
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer for parsed options; returns the exit status.
+
+    Raises:
+        UserError: something in the options or files does not fit.
+    """
+    parts = [published_observations()]
+    if args.own_results is not None:
+        try:
+            own = pd.read_csv(args.own_results)
+        except (OSError, ValueError) as error:
+            raise UserError(f"--own-results {args.own_results}: cannot be read: {error}") from error
+        parts.append(own_observations(own, str(args.own_results)))
+    parts += [comparison_observations(path) for path in args.comparison or []]
+    observations = pd.concat(parts, ignore_index=True)
+    if args.evaluate:
+        print(describe_fit(observations))
+        return 0
+    if not args.model or not args.latents:
+        raise UserError("--model and --latents are needed (or --evaluate)")
+    if not 0 < args.confidence < 1:
+        raise UserError(f"--confidence {args.confidence:g} must lie in (0, 1)")
+    target = make_target(args.model, parse_count(args.latents), args.latents_per_step)
+    limit = None if args.max_data_tokens is None else parse_count(args.max_data_tokens)
+    found = recommend(
+        target, observations, limit, args.latents_per_second, args.mfu, args.peak_tflops, args.confidence
+    )
+    print(json.dumps(asdict(found), indent=1) if args.json else describe(found))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Stand-alone entry point: ``python -m tst_titan.paper.recommend``."""
+    parser = argparse.ArgumentParser(prog="tst-titan recommend", description=__doc__)
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args(argv))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
