@@ -72,7 +72,7 @@ def schedule_of(piece: Piece, size: SizeConfig, spec: RunSpec) -> StageSchedule:
     )
 
 
-def segment_name(piece: Piece, handover: HandoverConfig | None, phase_decay: bool) -> str:
+def segment_name(piece: Piece, handover: HandoverConfig | None) -> str:
     """``bag6-6000``, ``token-18000``, ``decay-20000``, with a suffix for every option that is not the default."""
     bag_name = f"bag{piece.bag.bag_size}" + ("decay" if piece.decaying else "") if piece.bag else None
     name = bag_name or piece.phase
@@ -87,5 +87,4 @@ def segment_name(piece: Piece, handover: HandoverConfig | None, phase_decay: boo
         suffixes += ["model_only"] if handover.load == "model_only" else []
         suffixes += ["reinit_" + "_".join(handover.reinitialize)] if handover.reinitialize else []
         suffixes += [f"rewarm{handover.rewarm_steps}"] if handover.rewarm_steps else []
-    suffixes += ["phase_decay"] if phase_decay and piece.start == 0 else []
     return "-".join([f"{name}-{piece.end}", *suffixes])

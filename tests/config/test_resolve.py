@@ -1,0 +1,250 @@
+"""Experiments at a scale become a tree of stages that shares what can be shared."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tst_titan.config.resolve import Catalog, resolve, stages_of
+from tst_titan.config.stage_folder import StageFolder
+from tst_titan.errors import UserError
+
+MODEL = {
+    "family": "llama3",
+    "dim": 32,
+    "n_layers": 1,
+    "n_heads": 4,
+    "n_kv_heads": 4,
+    "ffn_dim": 64,
+    "vocab_size": 64,
+    "max_sequence_length": 64,
+}
+SIZE = {
+    "model": "m",
+    "corpus": "c",
+    "sequence_length": 16,
+    "batch_sequences": 4,
+    "learning_rate": 0.01,
+    "warmup_steps": 5,
+    "steps": {"short": 100, "long": 400},
+    "tst": {"bag_size": 4, "bag_fraction": 0.25},
+}
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    for folder in ("models", "scales", "experiments"):
+        (tmp_path / folder).mkdir()
+    write(tmp_path / "models/m.yaml", MODEL)
+    write(tmp_path / "scales/s.yaml", {"description": "d", "sizes": {"small": SIZE}})
+    return Catalog(tmp_path)
+
+
+def write(path: Path, content: dict) -> None:
+    path.write_text(yaml.safe_dump(content))
+
+
+def experiment(catalog: Catalog, **content):
+    write(catalog.folder / "experiments/e.yaml", {"title": "t", "shows": "s", **content})
+    return resolve(catalog, "e", "s")
+
+
+def lineages(runs) -> dict[str, str]:
+    return {run.name: run.lineage for run in runs}
+
+
+def test_the_paths_of_the_design(catalog):
+    found = experiment(
+        catalog,
+        runs={
+            "baseline": {},
+            "tst": {"bags": [{"bag_size": 6, "bag_fraction": 0.3}]},
+            "equal_loss": {"times": 1.8},
+        },
+    )
+    assert lineages(found.runs) == {
+        "baseline": "token-90/decay-100",
+        "tst": "bag6-30/token-90/decay-100",
+        "equal_loss": "token-90/token-162/decay-180",
+    }
+
+
+def test_a_longer_baseline_shares_the_trunk_of_a_shorter_one(catalog):
+    found = experiment(catalog, runs={"short": {}, "long": {"times": 1.8}, "longer": {"times": 2.5}})
+    assert lineages(found.runs) == {
+        "short": "token-90/decay-100",
+        "long": "token-90/token-162/decay-180",
+        "longer": "token-90/token-162/token-225/decay-250",
+    }
+    assert len(stages_of([found])) == 6
+
+
+def test_a_sweep_over_the_bag_fraction_shares_one_bag_trunk(catalog):
+    found = experiment(catalog, kind="grid", grid={"bag_size": [2, 4], "bag_fraction": [0.0, 0.2, 0.4]})
+    assert lineages(found.runs) == {
+        "baseline": "token-90/decay-100",
+        "s2-r0.2": "bag2-20/token-90/decay-100",
+        "s2-r0.4": "bag2-20/bag2-40/token-90/decay-100",
+        "s4-r0.2": "bag4-20/token-90/decay-100",
+        "s4-r0.4": "bag4-20/bag4-40/token-90/decay-100",
+    }
+    trained = sum(stage.config.end_step - stage.config.start_step for stage in stages_of([found]).values())
+    assert trained == 5 * 100 - 2 * 20
+    assert [run.role for run in found.runs].count("baseline") == 1
+
+
+def test_runs_that_differ_only_at_the_switch_share_the_bag_phase(catalog):
+    anew = {"handover": {"reinitialize": ["embedding", "lm_head"]}}
+    found = experiment(catalog, runs={"tst": {"bags": [{}]}, "anew": {"bags": [{}], **anew}})
+    assert lineages(found.runs) == {
+        "tst": "bag4-25/token-90/decay-100",
+        "anew": "bag4-25/token-90-reinit_embedding_lm_head/decay-100",
+    }
+
+
+def test_bags_until_the_end_decay_as_bags(catalog):
+    found = experiment(catalog, runs={"r": {"bags": [{"bag_fraction": 1.0}]}})
+    (run,) = found.runs
+    assert run.lineage == "bag4-90/bag4decay-100"
+    assert run.stages[-1].config.schedule.decay_start == 90
+    assert run.stages[-1].config.phase == "bag"
+
+
+def test_a_curriculum_is_a_longer_path(catalog):
+    bags = [{"bag_size": size, "bag_fraction": 0.1} for size in (8, 4, 2)]
+    found = experiment(catalog, runs={"c": {"bags": bags}})
+    assert found.runs[0].lineage == "bag8-10/bag4-20/bag2-30/token-90/decay-100"
+
+
+def test_options_that_change_the_result_change_the_path(catalog):
+    bags = [{"weights": "power", "sides": "input_only"}]
+    found = experiment(
+        catalog,
+        runs={"r": {"bags": bags, "handover": {"load": "model_only", "reinitialize": ["embedding"]}}},
+    )
+    assert found.runs[0].lineage == "bag4-25-input_only-power/token-90-model_only-reinit_embedding/decay-100"
+
+
+def test_seeds_and_learning_rates_are_recipes_of_their_own(catalog):
+    found = experiment(catalog, seeds=2, runs={"a": {}, "b": {"learning_rate_times": 2.0}})
+    assert {run.recipe for run in found.runs} == {
+        "s-small",
+        "s-small-seed1",
+        "s-small-lr0.02",
+        "s-small-lr0.02-seed1",
+    }
+
+
+def test_every_phase_can_decay_on_its_own(catalog):
+    found = experiment(
+        catalog,
+        runs={
+            "patch": {
+                "bags": [{}],
+                "phase_decay": True,
+                "handover": {"load": "model_only", "rewarm_steps": 5},
+            }
+        },
+    )
+    (run,) = found.runs
+    assert run.lineage == "bag4-23/bag4decay-25/token-92-model_only-rewarm5/decay-100"
+    schedules = [stage.config.schedule for stage in run.stages]
+    assert (schedules[1].decay_start, schedules[1].decay_end) == (23, 25)
+    assert schedules[2].warmup_start == 25 and schedules[3].decay_start == 92
+
+
+def test_the_longest_read_is_noted_for_the_check_before_training(catalog):
+    found = experiment(catalog, runs={"tst": {"bags": [{}]}})
+    # 25 bag steps of 4 * 16 tokens a lane, 75 token steps of 16, and the last window's lookahead.
+    assert {stage.runtime.run_tokens_per_lane for stage in found.runs[0].stages} == {25 * 64 + 75 * 16 + 4}
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        ({"bags": [{"bag_size": 0}]}, ["bag_size", "found 0", "greater than 0"]),
+        ({"bags": [{"bag_fraction": 0.0}]}, ["bag_fraction", "found 0.0"]),
+        ({"bags": [{"bag_fraction": 1.5}]}, ["bag_fraction", "found 1.5", "less than or equal to 1"]),
+        ({"bags": [{"bag_fraction": 0.001}]}, ["bag_fraction", "is empty"]),
+        ({"bags": [{"bag_fraction": 0.6}, {"bag_fraction": 0.6}]}, ["bag_fraction", "1.2", "at most 1"]),
+        ({"bags": [{"bag_sise": 4}]}, ["unknown key runs.r.bags.0.bag_sise", "did you mean 'bag_size'"]),
+        ({"bags": [{"bag_size": "four"}]}, ["bag_size", "'four'", "valid integer"]),
+        ({"length": "medium"}, ["length", "'medium'", "short (100)"]),
+        ({"size": "moe"}, ["size 'moe'", "small"]),
+        ({"bags": [{"bag_size": 2, "weights": [1.0]}]}, ["weights has 1 numbers", "needs 2"]),
+        ({"bags": [{"bag_size": 3, "feeding": "more_sequences"}]}, ["bag_size (3) must divide"]),
+        ({"handover": {"reinitialize": ["head"]}}, ["reinitialize.0", "'head'", "'lm_head'"]),
+    ],
+)
+def test_mistakes_in_a_run_name_file_key_and_value(catalog, run, words):
+    with pytest.raises(UserError) as error:
+        experiment(catalog, runs={"r": run})
+    assert all(word in str(error.value) for word in ["experiments/e.yaml", *words]), error.value
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        ("models/m.yaml", {"n_heads": 5}, ["n_heads (5) must divide dim (32)"]),
+        ("models/m.yaml", {"n_kv_heads": 3}, ["n_kv_heads (3) must divide n_heads (4)"]),
+        (
+            "models/m.yaml",
+            {"max_sequence_length": 8},
+            ["sequence_length (16) exceeds", "max_sequence_length (8)"],
+        ),
+        (
+            "models/m.yaml",
+            {"moe": {"n_experts": 2, "top_k": 1, "expert_ffn_dim": 8}},
+            ["exactly one of ffn_dim"],
+        ),
+        ("models/m.yaml", {"depth": 2}, ["unknown key depth", "valid keys here", "n_layers"]),
+    ],
+)
+def test_mistakes_in_a_model(catalog, file, change, words):
+    write(catalog.folder / file, {**MODEL, **change})
+    with pytest.raises(UserError) as error:
+        experiment(catalog, runs={"r": {}})
+    assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize(
+    ("runtime", "words"),
+    [
+        ({"parallel": {"pipeline": 2}}, ["parallel.pipeline", "found 2", "leave pipeline at 1"]),
+        ({"parallel": {"expert": 2}}, ["parallel.expert", "dense"]),
+        ({"processes_per_node": 2, "parallel": {"tensor": 4}}, ["parallel.tensor", "divide the 2 processes"]),
+        ({"processes_per_node": 3}, ["batch_sequences", "found 4", "3 data-parallel ranks"]),
+        ({"processes_per_node": 2, "parallel": {"shard": 4}}, ["parallel.shard", "found 4"]),
+        ({"log_every": 0}, ["log_every", "found 0"]),
+    ],
+)
+def test_layouts_that_cannot_work_are_refused(catalog, runtime, words):
+    write(
+        catalog.folder / "scales/s.yaml", {"description": "d", "sizes": {"small": SIZE}, "runtime": runtime}
+    )
+    with pytest.raises(UserError) as error:
+        experiment(catalog, runs={"r": {}})
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_unknown_names_list_the_known_ones(catalog):
+    experiment(catalog, runs={"r": {}})
+    with pytest.raises(UserError, match=r"unknown experiment 'f'.*e$"):
+        resolve(catalog, "f", "s")
+    with pytest.raises(UserError, match=r"unknown scale 'ss' \(did you mean 's'\?\)"):
+        resolve(catalog, "e", "ss")
+
+
+def test_numbers_such_as_2e_3_are_numbers(catalog):
+    (catalog.folder / "scales/s.yaml").write_text(
+        yaml.safe_dump({"description": "d", "sizes": {"small": SIZE}}).replace("0.01", "2e-3")
+    )
+    assert experiment(catalog, runs={"r": {}}).runs[0].stages[0].config.optimizer.learning_rate == 0.002
+
+
+def test_the_folder_knows_recipe_lineage_and_parent(tmp_path):
+    folder = StageFolder.at(tmp_path / "train/cpu-small/bag4-6/token-14")
+    assert (folder.recipe, folder.lineage) == ("cpu-small", "bag4-6/token-14")
+    assert folder.parent is not None and folder.parent.lineage == "bag4-6" and folder.parent.parent is None
+    with pytest.raises(UserError, match="below <results>/train"):
+        StageFolder.at(tmp_path / "elsewhere")

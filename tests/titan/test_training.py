@@ -1,0 +1,188 @@
+"""Real stages through the real command: hand-over, resumption, refusal. Each training is a process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from math import log
+
+import pytest
+import torch
+
+from tests.stages import DENSE, Tree, final_tensors, losses, train
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    return Tree.make(tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture(scope="module")
+def chain(tree):
+    """An undisturbed bag stage and token stage."""
+    bag, token = tree.stage("bag4-6"), tree.stage("bag4-6/token-14")
+    train(bag)
+    train(token)
+    return bag, token
+
+
+def test_the_bag_loss_starts_near_ln_v(chain):
+    first = losses(chain[0])[1]
+    assert 0.9 * log(DENSE["vocab_size"]) < first < 1.2 * log(DENSE["vocab_size"])
+
+
+def test_the_manifest_adds_up(chain):
+    bag, token = (folder.manifest() for folder in chain)
+    assert (bag["latents"], bag["data_tokens"]) == (6 * 64, 6 * 64 * 4)
+    assert (token["latents"], token["data_tokens"]) == (14 * 64, (6 * 4 + 8) * 64)
+    assert token["flops"] == pytest.approx(14 * 64 * token["flops_per_latent"])
+    assert token["parent_identity"] == bag["identity"]
+    assert token["position"] == (6 * 4 + 8) * 16
+    assert token["seconds"] == pytest.approx(bag["stage_seconds"] + token["stage_seconds"])
+
+
+def test_keys_are_the_same_in_both_phases_and_moments_cross_the_switch(chain, tree):
+    bag, token = map(final_tensors, chain)
+    assert bag.keys() == token.keys()
+    one = tree.stage("bag4-6/token-7")
+    train(one)
+    fresh = tree.stage("bag4-6/token-7-model_only", handover={"load": "model_only"})
+    train(fresh)
+    name = "optimizer.state.norm.weight"
+    assert final_tensors(one)[f"{name}.step"].item() == 7
+    assert final_tensors(fresh)[f"{name}.step"].item() == 1
+    kept, dropped = (final_tensors(folder)[f"{name}.exp_avg_sq"] for folder in (one, fresh))
+    assert torch.all(kept > dropped)
+
+
+def test_reinitialized_parts_start_anew_and_the_rest_goes_on(chain, tree):
+    folder = tree.stage("bag4-6/token-7-reinit", handover={"reinitialize": ["embedding", "lm_head"]})
+    train(folder)
+    parent, child = final_tensors(chain[0]), final_tensors(folder)
+    moved = {
+        name: (parent[name] - child[name]).abs().max().item() for name in parent if "optimizer" not in name
+    }
+    assert moved["tok_embeddings.weight"] > 1 and moved["lm_head.weight"] > 0.2
+    # One step of Adam moves a weight by about the learning rate, 0.01.
+    assert moved["layers.0.feed_forward.w1.weight"] < 0.1
+    assert child["optimizer.state.tok_embeddings.weight.step"].item() == 1
+    assert child["optimizer.state.layers.0.feed_forward.w1.weight.step"].item() == 7
+
+
+def test_killed_twice_and_stopped_once_ends_bit_identical(chain, tmp_path):
+    tree = Tree.make(tmp_path)
+    bag, token = tree.stage("bag4-6"), tree.stage("bag4-6/token-14")
+    _kill_after_step(bag, 5)
+    train(bag)
+    _kill_after_step(token, 9)
+    _stop_after_step(token, 10)
+    assert not token.manifest_path.exists()
+    done = train(token)
+    assert "resumes from its checkpoint" in done.stderr
+    for undisturbed, resumed in zip(chain, (bag, token), strict=True):
+        assert losses(resumed) == losses(undisturbed)
+        expected, found = final_tensors(undisturbed), final_tensors(resumed)
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_changed_config_starts_again_from_the_parent_and_keeps_the_old_checkpoints(chain, tree):
+    folder = tree.stage("bag4-6/token-10")
+    train(folder)
+    old = folder.path / folder.manifest()["checkpoint"]
+    changed = tree.stage("bag4-6/token-10", optimizer={"learning_rate": 0.02})
+    done = train(changed)
+    assert "starts from bag4-6 at step 6" in done.stderr and "left alone" in done.stderr
+    assert changed.manifest()["identity"] != old.parent.name and (old / ".metadata").exists()
+
+
+def test_a_nan_loss_stops_with_advice_and_keeps_the_last_good_checkpoint(tree):
+    folder = tree.stage(
+        "token-12",
+        optimizer={"learning_rate": 1e30, "max_gradient_norm": 1e9},
+        schedule={"warmup_steps": 0},
+    )
+    done = train(folder, check=False)
+    assert done.returncode == 2 and "not finite" in done.stderr and "lower learning rate" in done.stderr
+    assert not folder.manifest_path.exists()
+
+
+def test_refuses_a_parent_that_changed(tmp_path):
+    tree = Tree.make(tmp_path)
+    train(tree.stage("bag4-2"))
+    tree.stage("bag4-2", seed=1)
+    done = train(tree.stage("bag4-2/token-4"), check=False)
+    assert done.returncode == 2 and "stage_sha256" in done.stderr and "train it again" in done.stderr
+
+
+def test_refuses_a_truncated_shard(tmp_path):
+    tree = Tree.make(tmp_path)
+    shard = sorted((tmp_path / "data/tiny/tokens/train").glob("*.ds"))[0]
+    shard.write_bytes(shard.read_bytes()[:-2])
+    done = train(tree.stage("token-4"), check=False)
+    assert done.returncode == 2 and "truncated" in done.stderr and shard.name in done.stderr
+
+
+def test_refuses_too_few_tokens_before_training(tmp_path):
+    tree = Tree.make(tmp_path).with_runtime(run_tokens_per_lane=20_000)
+    done = train(tree.stage("token-4"), check=False)
+    assert done.returncode == 2
+    assert "80,000 are needed" in done.stderr and "60,000" in done.stderr and "repetition" in done.stderr
+
+
+def test_refuses_a_vocabulary_smaller_than_the_tokenizers(tmp_path):
+    tree = Tree.make(tmp_path, model={**DENSE, "vocab_size": 60})
+    done = train(tree.stage("token-4"), check=False)
+    assert done.returncode == 2 and "vocab_size: found 60" in done.stderr and "64" in done.stderr
+
+
+def test_a_stage_that_dies_twice_at_one_step_is_not_tried_a_third_time(tmp_path):
+    tree = Tree.make(tmp_path)
+    folder = tree.stage("token-400")
+    for _ in range(2):
+        _kill_after_step(folder, 1, before_checkpoint=True)
+    done = train(folder, check=False)
+    assert done.returncode == 2 and "died 2 times after step 0" in done.stderr and "--again" in done.stderr
+
+
+def _start(folder) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tst_titan.cli", "train", str(folder.path)], stderr=subprocess.DEVNULL
+    )
+
+
+def _wait_for_step(folder, step: int) -> None:
+    deadline = time.time() + 300
+    while time.time() < deadline:
+        if folder.metrics_path.exists() and any(
+            json.loads(line)["step"] >= step for line in folder.metrics_path.read_text().splitlines()
+        ):
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"step {step} was never reached")
+
+
+def _training_process(parent: int) -> int:
+    """The child of the launcher that trains."""
+    children = subprocess.run(["pgrep", "-P", str(parent)], capture_output=True, text=True).stdout.split()
+    return int(children[0])
+
+
+def _kill_after_step(folder, step: int, before_checkpoint: bool = False) -> None:
+    process = _start(folder)
+    _wait_for_step(folder, step)
+    os.kill(_training_process(process.pid), signal.SIGKILL)
+    assert process.wait() != 0
+    if before_checkpoint:
+        folder.metrics_path.unlink()
+
+
+def _stop_after_step(folder, step: int) -> None:
+    process = _start(folder)
+    _wait_for_step(folder, step)
+    process.send_signal(signal.SIGTERM)
+    # The stage may have finished before the signal arrived only if it is very short.
+    assert process.wait() == 85

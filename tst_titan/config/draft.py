@@ -1,0 +1,229 @@
+"""From a run's spec to its stages: draft every run, let runs share their trunks, then write the stages down."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tst_titan.config.experiment import BagSpec, RunSpec, ScaleConfig, SizeConfig
+from tst_titan.config.load import parse
+from tst_titan.config.parallel import check_parallel
+from tst_titan.config.pieces import Piece, cut_into_pieces, schedule_of, segment_name
+from tst_titan.config.schema import (
+    DataConfig,
+    HandoverConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RuntimeConfig,
+    StageConfig,
+)
+from tst_titan.errors import UserError
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A run whose pieces may still be cut where other runs branch off.
+
+    Attributes:
+        where: names the run in errors.
+        recipe: name of what all its stages share.
+        pieces: stretches of steps, in order.
+        rate: peak learning rate.
+        limit: tokens of the corpus that the run may read, None for all.
+    """
+
+    name: str
+    where: str
+    spec: RunSpec
+    seed: int
+    size_name: str
+    size: SizeConfig
+    model: ModelConfig
+    scale: ScaleConfig
+    recipe: str
+    rate: float
+    limit: int | None
+    bags: tuple[BagSpec, ...]
+    pieces: tuple[Piece, ...]
+
+    def stages(self) -> Iterator[tuple[str, StageConfig, RuntimeConfig]]:
+        """Lineage, config and run-time config of every stage, in order.
+
+        Raises:
+            UserError: a stage is inconsistent or its layout of processes cannot work.
+        """
+        lineage = ""
+        for piece in self.pieces:
+            config = parse(StageConfig, self._stage_content(piece), self.where)
+            segment = segment_name(piece, config.handover)
+            lineage = f"{lineage}/{segment}" if lineage else segment
+            runtime = self.size.runtime or self.scale.runtime
+            check_parallel(config, runtime, self.where)
+            yield lineage, config, runtime
+
+    def axes(self) -> dict[str, Any]:
+        """What sets the run apart, for the comparison."""
+        first = self.bags[0] if self.bags else None
+        axes: dict[str, Any] = {
+            "bag_size": max((bag.bag_size or 1 for bag in self.bags), default=1),
+            "bag_fraction": sum(bag.bag_fraction or 0.0 for bag in self.bags),
+            "lr": self.rate,
+            "weighting": str(first.weights) if first else "uniform",
+            "sides": first.sides if first else "full",
+            "width": self.model.dim,
+        }
+        if first:
+            axes["feeding"] = first.feeding
+        if self.spec.epochs is not None:
+            axes["epochs"] = self.spec.epochs
+        return axes
+
+    def handover(self, piece: Piece) -> HandoverConfig | None:
+        """The run's own hand-over at the switch to tokens, the plain one between other stages."""
+        if piece.start == 0:
+            return None
+        at_switch = piece.bag is None and piece.start == piece.phase_start
+        return self.spec.handover if at_switch else HandoverConfig()
+
+    def result_of(self, piece: Piece) -> tuple[Any, ...]:
+        """What determines the steps of a piece, besides where it ends; equal for runs that may share them."""
+        bag = piece.bag.model_copy(update={"bag_fraction": None}) if piece.bag else None
+        schedule = schedule_of(piece, self.size, self.spec)
+        return (piece.start, bag, schedule, self.handover(piece))
+
+    def cut_at(self, steps: Iterable[int]) -> Draft:
+        """The same run with stage boundaries at ``steps`` as well."""
+        pieces = []
+        for piece in self.pieces:
+            inner = sorted({step for step in steps if piece.start < step < piece.end})
+            bounds = [piece.start, *inner, piece.end]
+            pieces += [replace(piece, start=a, end=b) for a, b in itertools.pairwise(bounds)]
+        return replace(self, pieces=tuple(pieces))
+
+    def _stage_content(self, piece: Piece) -> dict[str, Any]:
+        bag = piece.bag
+        return {
+            "phase": piece.phase,
+            "start_step": piece.start,
+            "end_step": piece.end,
+            "seed": self.seed,
+            "precision": self.scale.precision,
+            "model": self.model,
+            "data": DataConfig(
+                corpus=self.size.corpus,
+                sequence_length=self.size.sequence_length,
+                batch_sequences=self.size.batch_sequences,
+                allow_repeat=self.scale.allow_repeat or self.limit is not None,
+                limit_tokens=self.limit,
+            ),
+            "superposition": bag.model_dump(exclude={"bag_fraction"}) if bag else None,
+            "optimizer": OptimizerConfig(
+                learning_rate=self.rate,
+                weight_decay=self.scale.weight_decay,
+                max_gradient_norm=self.scale.max_gradient_norm,
+            ),
+            "schedule": schedule_of(piece, self.size, self.spec),
+            "handover": self.handover(piece),
+        }
+
+
+def share_trunks(drafts: Sequence[Draft]) -> list[Draft]:
+    """Cut runs of one recipe where they part, so that what they have in common is trained once.
+
+    A sweep over r at one s then shares one bag trunk, and a longer baseline the trunk of a shorter one.
+    """
+    cuts: dict[str, set[int]] = {draft.name: set() for draft in drafts}
+    for a, b in itertools.combinations(drafts, 2):
+        if a.recipe == b.recipe:
+            step = _common_steps(a, b)
+            cuts[a.name].add(step)
+            cuts[b.name].add(step)
+    return [draft.cut_at(cuts[draft.name]) for draft in drafts]
+
+
+def _common_steps(a: Draft, b: Draft) -> int:
+    """Steps from the start over which two runs of one recipe compute the same."""
+    common = 0
+    for ours, theirs in zip(a.pieces, b.pieces, strict=False):
+        if a.result_of(ours) != b.result_of(theirs):
+            break
+        common = min(ours.end, theirs.end)
+        if ours.end != theirs.end:
+            break
+    return common
+
+
+@dataclass(frozen=True)
+class Drafter:
+    """Turns specs into drafts at one scale."""
+
+    scale: ScaleConfig
+    scale_name: str
+    default_size: str
+    models: Mapping[str, ModelConfig]
+
+    def draft(self, name: str, spec: RunSpec, seed: int, where: str) -> Draft:
+        """One run.
+
+        Raises:
+            UserError: the scale lacks the size or the length, or a phase of the run is empty.
+        """
+        size_name = spec.size or self.default_size
+        size = self._size(size_name, where)
+        steps = self._total_steps(size, spec, where)
+        bags = tuple(self._with_defaults(bag, size) for bag in spec.bags)
+        rate = spec.learning_rate or size.learning_rate * spec.learning_rate_times
+        limit = None
+        if spec.epochs is not None:
+            limit = round(steps * size.batch_sequences * size.sequence_length / spec.epochs)
+        recipe = self._recipe_name(size_name, size, rate, seed, limit)
+        pieces = cut_into_pieces(steps, bags, self.scale.decay_fraction, spec.phase_decay, where)
+        return Draft(
+            name=name,
+            where=where,
+            spec=spec,
+            seed=seed,
+            size_name=size_name,
+            size=size,
+            model=self.models[size_name],
+            scale=self.scale,
+            recipe=recipe,
+            rate=rate,
+            limit=limit,
+            bags=bags,
+            pieces=tuple(pieces),
+        )
+
+    def _size(self, name: str, where: str) -> SizeConfig:
+        sizes: Mapping[str, SizeConfig] = self.scale.sizes  # type: ignore[assignment]
+        if name not in sizes:
+            raise UserError(f"{where}: size {name!r} is not defined; the scale has: {', '.join(sizes)}")
+        return sizes[name]
+
+    def _total_steps(self, size: SizeConfig, spec: RunSpec, where: str) -> int:
+        if spec.length not in size.steps:
+            known = ", ".join(f"{key} ({value})" for key, value in size.steps.items())
+            raise UserError(f"{where}: key length: found {spec.length!r}; this size has: {known}")
+        return round(size.steps[spec.length] * spec.times)
+
+    def _with_defaults(self, bag: BagSpec, size: SizeConfig) -> BagSpec:
+        return bag.model_copy(
+            update={
+                "bag_size": bag.bag_size or size.tst.bag_size,
+                "bag_fraction": bag.bag_fraction or size.tst.bag_fraction,
+            }
+        )
+
+    def _recipe_name(
+        self, size_name: str, size: SizeConfig, rate: float, seed: int, limit: int | None
+    ) -> str:
+        parts = [self.scale_name, size_name]
+        if rate != size.learning_rate:
+            parts.append(f"lr{rate:.3g}")
+        if limit is not None:
+            parts.append(f"limit{limit}")
+        if seed != self.scale.seed:
+            parts.append(f"seed{seed}")
+        return "-".join(parts)
