@@ -31,7 +31,8 @@ PUBLISHED = published_observations()
 def errors_of(group: str) -> dict[str, Any]:
     """A group's row of the published held-out table."""
     table = held_out(PUBLISHED, published_baselines()).table
-    return next(dict(row) for row in table.to_dict("records") if row["group"] == group)
+    rows = table.to_dict("records")
+    return next({str(key): value for key, value in row.items()} for row in rows if row["group"] == group)
 
 
 def synthetic(model: GainModel) -> pd.DataFrame:
