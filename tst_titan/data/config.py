@@ -132,7 +132,13 @@ def render_steps(corpus: CorpusConfig, folder: Path | str, root: Path | str = ".
 
 
 def read_settings(path: Path | str) -> dict[str, Any]:
-    """Settings of a step as `render_steps` wrote them."""
+    """Settings of a step as `render_steps` wrote them.
+
+    Raises:
+        UserError: they have not been rendered.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: the settings of this step are missing; render the corpus config first")
     return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
 
 

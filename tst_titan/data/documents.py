@@ -26,10 +26,10 @@ from datatrove.pipeline.dedup.exact_dedup import ExactDedupConfig
 from datatrove.pipeline.dedup.minhash import MinhashConfig
 from datatrove.pipeline.writers import JsonlWriter
 
-from tst_titan.data.config import parse
+from tst_titan.data.config import parse, read_settings
 from tst_titan.data.corpus import Dedup, Filters, Heldout, Source, source_names
 from tst_titan.data.filters import WORDS, make_filters
-from tst_titan.data.sources import TaskReader, check_source, make_reader
+from tst_titan.data.sources import TaskReader, check_source, list_local, make_reader
 from tst_titan.data.stages import WHOLE, Part, Stage, counts, run_stage
 from tst_titan.data.work import Done, Workplace, load_done
 from tst_titan.errors import UserError
@@ -155,9 +155,9 @@ def filter_documents(folder: Path | str, workers: int, part: Part = WHOLE) -> Do
     Raises:
         UserError: a source cannot be read, or nothing is left.
     """
-    place = Workplace(folder, "filter")
-    if part.of == 1:
-        place.begin()
+    place = Workplace(folder, "filter", inputs=local_files(folder))
+    if done := place.finished():
+        return place.publish(done)
     started = time.monotonic()
     tasks = place.settings["tasks"]
     sources = parse(tuple[Source, ...], place.settings["sources"])
@@ -181,6 +181,12 @@ def filter_documents(folder: Path | str, workers: int, part: Part = WHOLE) -> Do
             f"filters: all {found['read']:,} documents were dropped ({found['dropped']}); loosen them"
         )
     return place.finish(found, warnings, time.monotonic() - started)
+
+
+def local_files(folder: Path | str) -> list[list[tuple[str, int, int]]]:
+    """Files of each source that lies on this machine: name, bytes, time of change; changed data is other data."""
+    settings = read_settings(Path(folder) / "config" / "filter.yaml")
+    return [list_local(source) for source in parse(tuple[Source, ...], settings["sources"])]
 
 
 def _filter_counts(place: Workplace, n_sources: int) -> dict[str, Any]:
@@ -252,8 +258,8 @@ def deduplicate(folder: Path | str, workers: int, part: Part = WHOLE) -> Done | 
     With `dedup: null` nothing is listed.
     """
     place = Workplace(folder, "deduplicate")
-    if part.of == 1:
-        place.begin()
+    if done := place.finished():
+        return place.publish(done)
     started = time.monotonic()
     dedup = parse(Dedup | None, place.settings["dedup"])
     if dedup is None:
@@ -301,8 +307,8 @@ def split_documents(folder: Path | str, workers: int, part: Part = WHOLE) -> Don
         UserError: one of the splits is empty.
     """
     place = Workplace(folder, "split")
-    if part.of == 1:
-        place.begin()
+    if done := place.finished():
+        return place.publish(done)
     started = time.monotonic()
     assert place.previous is not None
     filtered = place.root / load_done(place.root, "filter").folder

@@ -1,7 +1,6 @@
 """The last step: check every shard, then write the manifest that training reads."""
 
 import json
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
@@ -42,7 +41,6 @@ def write_manifest(folder: Path | str, workers: int) -> DataManifest:
     Raises:
         ValueError: a shard is not what the pipeline should have written.
     """
-    started = time.monotonic()
     root = Path(folder)
     steps = {step: load_done(root, step) for step in LAYOUT}
     tokenizer = steps["tokenizer"]
@@ -78,8 +76,7 @@ def write_manifest(folder: Path | str, workers: int) -> DataManifest:
         heldout=splits["heldout"],
         config_sha256=digest({name: step.settings for name, step in steps.items()}),
         versions={name: metadata.version(name) for name in _PACKAGES},
-        seconds={name: step.seconds for name, step in steps.items()}
-        | {"manifest": round(time.monotonic() - started, 2)},
+        seconds={name: step.seconds for name, step in steps.items()},
         warnings=tuple(warnings),
     )
     write_atomically(root / MANIFEST_FILE, json.dumps(manifest.model_dump(), indent=1) + "\n")

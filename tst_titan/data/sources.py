@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -137,6 +138,16 @@ def check_source(
     if len(files) < tasks:
         return [f"source {name}: {len(files)} files for {tasks} tasks: some tasks have nothing to read"]
     return []
+
+
+def list_local(source: InstalledPackages | FileSource) -> list[tuple[str, int, int]]:
+    """Name, bytes and time of change (ns) of a source's files if they are local; none for other sources."""
+    if isinstance(source, InstalledPackages) or "://" in source.path or not Path(source.path).is_dir():
+        return []
+    folder = get_datafolder(source.path)
+    names = folder.list_files(glob_pattern=source.glob or DEFAULT_GLOB[source.kind])
+    states = [(Path(source.path) / name).stat() for name in names]
+    return [(name, state.st_size, state.st_mtime_ns) for name, state in zip(names, states, strict=True)]
 
 
 def _first_keys(folder: DataFolder, path: str, kind: str) -> list[str] | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tst_titan.data import documents, publish, tokenizer, tokens
+from tst_titan.data import documents, mutual_information, publish, tokenizer, tokens
 from tst_titan.data.config import write_atomically
 from tst_titan.data.stages import Part
 from tst_titan.data.work import Done, prune
@@ -56,12 +56,12 @@ def summary(step: str, result: Any) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run one step; returns the exit status: 2 for what the user can mend."""
     parser = argparse.ArgumentParser(description="Run one step of the data pipeline.")
-    parser.add_argument("step", choices=[*SHARED_STEPS, *SINGLE_STEPS, "prune"])
+    parser.add_argument("step", choices=[*SHARED_STEPS, *SINGLE_STEPS, "mutual_information", "prune"])
     parser.add_argument("--folder", type=Path, required=True, help="results/data/<corpus>")
     parser.add_argument("--workers", type=int, default=1, help="tasks run at the same time")
     parser.add_argument("--part", type=int, help="run this part of the tasks only, from 0")
     parser.add_argument("--parts", type=int, default=1, help="jobs that share the step's tasks")
-    parser.add_argument("--done", type=Path, help="file to write when a part is done")
+    parser.add_argument("--done", type=Path, help="file to write: of a part, or of the statistics")
     arguments = parser.parse_args(argv)
     try:
         _run(arguments)
@@ -80,6 +80,12 @@ def _run(arguments: argparse.Namespace) -> None:
     prefix = f"data: {folder.name}: {step}:"
     if step == "prune":
         print(prefix, ", ".join(path.name for path in prune(folder)) or "nothing to delete")
+        return
+    if step == "mutual_information":
+        output = arguments.done or folder / "statistics" / "mutual_information.json"
+        found = mutual_information.write_statistics(folder / publish.MANIFEST_FILE, output)
+        fit = found["fits"]["grassberger"]
+        print(prefix, f"{fit['c0']:.3f} + {fit['a']:.3f} d^{fit['k']:.3f} nats ({output})", flush=True)
         return
     if step in SINGLE_STEPS:
         result = SINGLE_STEPS[step](folder, arguments.workers)

@@ -40,7 +40,8 @@ def make_tokenizer(folder: Path | str, workers: int) -> Done:
         UserError: the tokenizer cannot be had, or the EOS token is not in it.
     """
     place = Workplace(folder, "tokenizer")
-    place.begin()
+    if done := place.finished():
+        return place.publish(done)
     started = time.monotonic()
     settings = dict(place.settings["tokenizer"])
     eos_token = settings["eos_token"]

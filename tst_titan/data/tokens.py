@@ -136,8 +136,8 @@ def make_tokens(folder: Path | str, workers: int, part: Part = WHOLE) -> Done | 
         part: one job's part of the tasks leaves the step unfinished; the whole finishes it.
     """
     place = Workplace(folder, "tokens")
-    if part.of == 1:
-        place.begin()
+    if done := place.finished():
+        return place.publish(done)
     started = time.monotonic()
     split = load_done(place.root, "split")
     tokens = parse(Tokens, place.settings["tokens"])

@@ -2,12 +2,14 @@
 
 Every step works in a folder named by a hash of its settings and of the step before it, and writes a small
 done-file last. New settings work in a new folder, so tasks done under other settings are never taken for
-done, and a corpus in use is not overwritten; old folders stay until they are pruned. A step that is started
-again although its folder is finished (`snakemake --forcerun`) starts afresh.
+done, and a corpus in use is not overwritten; old folders stay until they are pruned. A step whose folder is
+finished already is not run again, unless it was finished by other code of this package: then it works in a folder
+of its own (`snakemake --forcerun filter_documents` after an edit of a filter).
 """
 
 import json
 import shutil
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ class Done(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     step: str = Field(description="The step.")
-    hash: str = Field(description="Hash of the settings that led here; names the folder.")
+    code: str = Field(description="Hash of this package's code when the step was finished.")
     folder: str = Field(description="The step's folder, relative to the corpus folder.")
     settings: dict[str, Any] = Field(description="The step's settings.")
     counts: dict[str, Any] = Field(description="What the step counted.")
@@ -50,20 +52,16 @@ class Workplace:
     Args:
         corpus_folder: results/data/<corpus>.
         step: one of `LAYOUT`.
+        inputs: what the step reads besides its settings and the step before it, as plain data.
 
     Raises:
         UserError: the settings have not been rendered, or the step before this one is not finished.
     """
 
-    def __init__(self, corpus_folder: Path | str, step: str):
+    def __init__(self, corpus_folder: Path | str, step: str, inputs: Any = None):
         self.root = Path(corpus_folder)
         self.step = step
-        config = self.root / "config" / f"{step}.yaml"
-        if not config.is_file():
-            raise UserError(
-                f"{config}: the settings of step {step} are missing; render the corpus config first"
-            )
-        self.settings = read_settings(config)
+        self.settings = read_settings(self.root / "config" / f"{step}.yaml")
         previous = LAYOUT[step][1]
         self.previous = load_done(self.root, previous) if previous else None
         self.hash = digest(
@@ -72,20 +70,27 @@ class Workplace:
                 "datatrove": metadata.version("datatrove"),
                 "step": step,
                 "settings": self.settings,
-                "previous": self.previous.hash if self.previous else None,
+                "previous": self.previous.folder if self.previous else None,
+                "inputs": inputs,
             }
         )[:HASH_CHARS]
-        self.folder = self.root / LAYOUT[step][0] / f"{step}-{self.hash}"
+        self.folder = self._folder(self.hash)
+        finished = self.finished()
+        if finished and finished.code != code_digest():
+            self.folder = self._folder(digest([self.hash, code_digest()])[:HASH_CHARS])
+
+    def _folder(self, name: str) -> Path:
+        return self.root / LAYOUT[self.step][0] / f"{self.step}-{name}"
 
     @property
     def logs(self) -> Path:
         """Logging folder of the step's stages."""
         return self.folder / "logs"
 
-    def begin(self) -> None:
-        """Clear the folder if an earlier run finished it; an unfinished one is gone on with."""
-        if (self.folder / FINISHED).is_file():
-            shutil.rmtree(self.folder)
+    def finished(self) -> Done | None:
+        """What an earlier run of the same settings and code left, if it finished."""
+        path = self.folder / FINISHED
+        return Done.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def previous_folder(self) -> Path:
         """Folder of the step before this one."""
@@ -96,22 +101,32 @@ class Workplace:
         """Write the done-file and return it."""
         done = Done(
             step=self.step,
-            hash=self.hash,
+            code=code_digest(),
             folder=self.folder.relative_to(self.root).as_posix(),
             settings=self.settings,
             counts=counts,
             warnings=tuple(warnings),
             seconds=round(seconds, 2),
         )
-        text = json.dumps(done.model_dump(), indent=1) + "\n"
-        write_atomically(done_path(self.root, self.step), text)
-        write_atomically(self.folder / FINISHED, text)
+        write_atomically(self.folder / FINISHED, json.dumps(done.model_dump(), indent=1) + "\n")
+        return self.publish(done)
+
+    def publish(self, done: Done) -> Done:
+        """Write the done-file that later steps read: the same bytes whenever the same work is published."""
+        write_atomically(done_path(self.root, self.step), json.dumps(done.model_dump(), indent=1) + "\n")
         return done
+
+
+@cache
+def code_digest() -> str:
+    """Hash of the modules that make corpora."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return digest([path.read_text(encoding="utf-8") for path in sources])[:HASH_CHARS]
 
 
 def done_path(root: Path, step: str) -> Path:
     """The done-file of a step."""
-    return Path(root) / LAYOUT[step][0] / f"{step}.json"
+    return Path(root) / LAYOUT[step][0] / f"{step}.done.json"
 
 
 def load_done(root: Path, step: str) -> Done:
