@@ -76,7 +76,7 @@ def write_corpus(folder: Path, dtype: str = "uint16") -> Path:
         format=1,
         corpus="tiny",
         identity=training_identity(split, dtype, tokenizer_hash, EOS),
-        dtype=dtype,  # type: ignore[arg-type]
+        dtype=dtype,
         tokenizer=TokenizerManifest(
             path="tokenizer.json",
             sha256=tokenizer_hash,
@@ -275,7 +275,7 @@ def damage_index(folder: Path) -> None:
         (lambda folder: (folder / "tokenizer.json").unlink(), r"the tokenizer is missing", True),
     ],
 )
-def test_damaged_corpus(tmp_path: Path, damage, message: str, seen_without_hashes: bool) -> None:  # type: ignore[no-untyped-def]
+def test_damaged_corpus(tmp_path: Path, damage, message: str, seen_without_hashes: bool) -> None:
     path = write_corpus(tmp_path)
     verify_shards(path)
     damage(tmp_path)
@@ -298,5 +298,5 @@ def test_manifest_errors(tmp_path: Path) -> None:
         load_manifest(tmp_path / "manifest.json")
     path = write_corpus(tmp_path)
     path.write_text(path.read_text().replace('"uint16"', '"int8"'))
-    with pytest.raises(UserError, match="dtype: .*found 'int8'"):
+    with pytest.raises(UserError, match=r"dtype: .*found 'int8'"):
         load_manifest(path)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+
 from tests.data.texts import (
     base_config,
     build,
@@ -21,8 +23,6 @@ from tests.data.texts import (
     write_dclm,
     write_fineweb,
 )
-from tokenizers import Tokenizer
-
 from tst_titan.data.config import load_corpus, render_steps
 from tst_titan.data.documents import filter_documents
 from tst_titan.data.manifest import DataManifest, load_manifest
@@ -126,12 +126,12 @@ def test_shards_decode_to_the_documents(built: Path, manifest: DataManifest) -> 
     tokenizer = Tokenizer.from_file(str(built / manifest.tokenizer.path))
     for split in ("train", "heldout"):
         found = []
-        for ids in iterate_documents(built / "manifest.json", split):  # type: ignore[arg-type]
+        for ids in iterate_documents(built / "manifest.json", split):
             assert ids[-1] == manifest.tokenizer.eos_id
             assert (ids[:-1] != manifest.tokenizer.eos_id).all()  # also where the text spells the token
             found.append(tokenizer.decode(ids[:-1].tolist(), skip_special_tokens=False))
         assert Counter(found) == Counter(texts_of(built, split))
-        part = manifest.split(split)  # type: ignore[arg-type]
+        part = manifest.split(split)
         assert part.text_bytes == sum(len(text.encode()) for text in found)
         assert part.documents == len(found)
     assert "<|endoftext|>" in "".join(texts_of(built, "train") + texts_of(built, "heldout"))

@@ -109,7 +109,7 @@ def build(config: Path, folder: Path, workers: int = 1, until: str = "manifest")
         ("tokenizer", make_tokenizer),
         ("tokens", make_tokens),
     ):
-        run(folder, workers)  # type: ignore[operator]
+        run(folder, workers)
         if step == until:
             return None
     return write_manifest(folder, workers)

@@ -98,11 +98,13 @@ def take_sample(manifest_path: Path | str, max_tokens: int = SAMPLE_TOKENS) -> S
         offset += shard.tokens
     stops = np.concatenate(ends)
     starts = np.concatenate([[0], stops[:-1]])
-    blocks = max(1, min(SAMPLE_BLOCKS, len(stops)))
+    share = min(1.0, max_tokens / max(1, offset))
+    # Several documents a block: one is always taken, however long.
+    blocks = max(1, min(SAMPLE_BLOCKS, int(share * len(stops) / 8)))
     stream = TokenStream(files)
     pieces, numbers = [], []
     for block in np.array_split(np.arange(len(stops)), blocks):
-        wanted = max_tokens * len(block) / len(stops) if offset > max_tokens else np.inf
+        wanted = max_tokens / blocks if share < 1 else np.inf
         lengths = stops[block] - starts[block]
         chosen = block[: max(1, int(np.searchsorted(np.cumsum(lengths), wanted, side="right")))]
         lengths = stops[chosen] - starts[chosen]
@@ -159,6 +161,8 @@ def pair_entropy(
         keys = first[chosen].astype(np.uint64)
         keys <<= np.uint64(32)
         keys |= second[chosen].astype(np.uint64)
+        if not len(keys):
+            continue
         keys.sort()
         changes = np.flatnonzero(keys[1:] != keys[:-1])
         runs = np.diff(np.concatenate([[-1], changes, [len(keys) - 1]]))

