@@ -119,7 +119,7 @@ def write_tasks(results: Path, recipe: str, stages: Sequence[str], accuracies: d
 def write_data_manifest(folder: Path) -> Path:
     """A data manifest as the data pipeline writes it."""
     folder.mkdir(parents=True, exist_ok=True)
-    split = {
+    split: dict[str, Any] = {
         "documents": 900, "tokens": 1_000_000, "text_bytes": 3_100_000,
         "text_bytes_by_source": {"docstrings": 3_000_000, "prose": 100_000},
         "shards": [{"path": "tokens/train/00000.ds", "tokens": 1_000_000, "documents": 900, "size": 2_000_000,

@@ -80,18 +80,23 @@ def _panel(
             curves = curves[curves["comparable"] | ~curves["run"].isin(_with_tokens(runs))]
         view = view_of(curves)
         for axes, (low, high) in ((above, view.whole), (below, view.readable)):
-            _draw_group(axes, curves, runs, looks, column)
+            switches = _draw_group(axes, curves, runs, looks, column)
             axes.set_ylim(low, high)
-        above.set_title(group or "All of it, and the token phases enlarged below", color=INK)
+        if 0 < len(switches) <= _FEW:
+            word = "switch" if len(switches) == 1 else "switches"
+            above.annotate(word, (switches[0], 1.0), xycoords=("data", "axes fraction"), xytext=(3, -8),
+                           textcoords="offset points", fontsize=7.5, color=MUTED)  # fmt: skip
+        above.set_title(group or "Whole course above, token phases enlarged below", color=INK)
         above.tick_params(labelbottom=False)
         format_axis(below, column)
         below.set_xlabel(AXES[column])
         if place == 0:
             below.set_ylabel("Loss, nats per token")
     legend_below(figure, _legend(experiment.runs, looks))
+    caption = f"Training loss against {AXIS_NAMES[column]}. {curve_note(experiment)}"
     name = "loss_steps" if column == "step" else f"loss_{column}"
     made = save_panel(
-        figure, folder, name, f"Loss against {AXIS_NAMES[column]}", _caption(experiment, column),
+        figure, folder, name, f"Loss against {AXIS_NAMES[column]}", caption,
         _alt(experiment, column), role="curves",
     )  # fmt: skip
     plt.close(figure)
@@ -100,8 +105,8 @@ def _panel(
 
 def _draw_group(
     axes: Axes, curves: pd.DataFrame, runs: Sequence[dict[str, Any]], looks: dict[str, Look], column: str
-) -> None:
-    """The runs of one group into one pair of axes."""
+) -> list[float]:
+    """The runs of one group into one pair of axes; returns where they switch from bags to tokens."""
     few = len(runs) <= _FEW
     switches: dict[float, str] = {}
     for run in runs:
@@ -120,8 +125,7 @@ def _draw_group(
     if len(switches) <= _FEW:
         for x, colour in switches.items():
             axes.axvline(x, color=colour, linewidth=0.8, linestyle=":")
-            axes.annotate("switch", (x, 1.0), xycoords=("data", "axes fraction"), xytext=(2, -8),
-                          textcoords="offset points", fontsize=7, color=MUTED)  # fmt: skip
+    return sorted(switches)
 
 
 def _token_line(axes: Axes, part: pd.DataFrame, look: Look, column: str, few: bool) -> None:
@@ -154,12 +158,10 @@ def _with_tokens(runs: Sequence[dict[str, Any]]) -> list[str]:
     return [run["name"] for run in runs if not run["bag_loss_only"]]
 
 
-def _caption(experiment: Experiment, column: str) -> str:
+def curve_note(experiment: Experiment) -> str:
+    """What the lines of a loss figure mean."""
     options = experiment.content["options"]
-    text = (
-        f"Training loss against {AXIS_NAMES[column]}. Strong lines: a line fitted to "
-        f"{options['smoothing_window']} logged steps around each point"
-    )
+    text = f"Strong lines: a line fitted to {options['smoothing_window']} logged steps around each point"
     if any(_is_few(experiment, group) for group in experiment.groups):
         text += "; faint: as logged"
     if any(run["bag_sizes"] for run in experiment.runs):

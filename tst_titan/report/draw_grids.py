@@ -11,14 +11,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.lines import Line2D
 
 from tst_titan import paper
 from tst_titan.report.panels import Panel, number_rows, save_panel
 from tst_titan.report.read import Experiment
-from tst_titan.report.style import BASELINES, INK, MUTED, Look, legend_below, series_looks
-from tst_titan.report.text import interval_text, metric_name, number_text, value_text
+from tst_titan.report.style import BASELINES, INK, MUTED, RULE, Look, legend_below, series_looks
+from tst_titan.report.text import interval_text, metric_name, metric_rank, number_text, value_text
 
 _UNITS = {"%": "accuracy, %", "nats/token": "nats per token", "bits/byte": "bits per byte"}
 Cell = dict[str, Any]
@@ -28,7 +29,7 @@ def draw_grids(experiment: Experiment, folder: Path) -> list[Panel]:
     """Two panels a metric: the values as lines over r, and the gains as a heat map."""
     panels = []
     grids = experiment.content["grids"]
-    for metric in dict.fromkeys(grid["metric"] for grid in grids):
+    for metric in sorted(dict.fromkeys(grid["metric"] for grid in grids), key=metric_rank):
         chosen = [grid for grid in grids if grid["metric"] == metric]
         panels.append(_lines(metric, chosen, folder))
         if any(cell["gain"]["value"] is not None for grid in chosen for cell in grid["cells"]):
@@ -68,7 +69,6 @@ def _lines(metric: str, grids: Sequence[dict[str, Any]], folder: Path) -> Panel:
     published = [paper_grid(grid) for grid in grids]
     across = 2 if any(len(rows) for rows in published) else 1
     sizes = sorted({cell["bag_size"] for grid in grids for cell in grid["cells"]})
-    sizes = sorted({*sizes, *(size for rows in published for size in rows["bag_size"] if size > 1)})
     looks = series_looks([f"s = {size:g}" for size in sizes])
     figure, rows_of_axes = plt.subplots(
         len(grids), across, figsize=(7.2, 0.5 + 2.9 * len(grids)), squeeze=False, sharex=True
@@ -88,6 +88,10 @@ def _lines(metric: str, grids: Sequence[dict[str, Any]], folder: Path) -> Panel:
         Line2D([], [], color=look.colour, marker=look.marker, label=look.key) for look in looks.values()
     ]
     handles.append(Line2D([], [], color=BASELINES[0], linestyle="--", linewidth=1.0, label="baseline"))
+    if any(
+        not looks.keys() >= {f"s = {size:g}" for size in rows["bag_size"] if size > 1} for rows in published
+    ):
+        handles.append(Line2D([], [], color=RULE, linewidth=1.0, label="the paper's other s"))
     legend_below(figure, handles, columns=6)
     caption = (
         f"{metric_name(metric)} over bag fraction r, one line a bag size s. Bars: the interval of our number. "
@@ -135,8 +139,11 @@ def _paper_lines(axes: Axes, rows: pd.DataFrame, looks: dict[str, Look]) -> None
         axes.axhline(float(baseline["value"].iloc[0]), color=BASELINES[0], linewidth=1.0, linestyle="--")
     shown = rows[(rows["bag_size"] > 1) & (rows["bag_step_ratio"] > 0) & (rows["bag_step_ratio"] < 1)]
     for size, part in shown.groupby("bag_size", sort=True):
-        look = looks[f"s = {size:g}"]
         part = part.sort_values("bag_step_ratio")
+        look = looks.get(f"s = {size:g}")
+        if look is None:  # not among our sizes: context
+            axes.plot(part["bag_step_ratio"], part["value"], color=RULE, linewidth=1.0, zorder=1)
+            continue
         axes.plot(part["bag_step_ratio"], part["value"], color=look.colour, marker=look.marker, markersize=3.5,
                   linewidth=1.0, markerfacecolor="none")  # fmt: skip
 
@@ -157,7 +164,8 @@ def _heat_maps(metric: str, grids: Sequence[dict[str, Any]], folder: Path) -> Pa
     made = save_panel(
         figure, folder, grid_file(metric).replace("grid_", "gain_"), f"{metric_name(metric)}: gain over the baseline",
         f"How much better than the baseline of equal FLOPs, in {unit} (positive: the baseline is beaten). Purple is "
-        "better, orange worse; the number says by how much. A dash: no number.",
+        "better, orange worse; the number says by how much, shades are relative to the largest of each map. A dash: no "
+        "number.",
         "Heat map of the gain over the baseline by bag size and bag fraction. " + _alt(metric, grids),
         data=_data(grids),
     )  # fmt: skip
@@ -168,22 +176,28 @@ def _heat_maps(metric: str, grids: Sequence[dict[str, Any]], folder: Path) -> Pa
 def _heat_map(axes: Axes, cells: Sequence[Cell], key: str) -> None:
     """One heat map with its numbers written in."""
     sizes = sorted({cell["bag_size"] for cell in cells})
-    fractions = sorted({cell["bag_fraction"] for cell in cells})
+    # Where every cell ends in its bag phase there can be no gain; other empty cells stay visible.
+    fractions = sorted(
+        {cell["bag_fraction"] for cell in cells if not cell["bag_loss_only"] or _has(cell, key)}
+    )
     gains = np.full((len(sizes), len(fractions)), np.nan)
     units = {}
     for cell in cells:
         number = cell[key]
-        if number is not None and number["value"] is not None:
+        if _has(cell, key):
             place = sizes.index(cell["bag_size"]), fractions.index(cell["bag_fraction"])
             gains[place] = number["value"]
             units[place] = number["unit"]
     largest = float(np.nanmax(np.abs(gains), initial=0.0)) or 1.0
-    axes.pcolormesh(gains, cmap="PuOr", norm=TwoSlopeNorm(0.0, -largest, largest), rasterized=False)
+    norm = TwoSlopeNorm(0.0, -largest, largest)
+    shades = ScalarMappable(norm, "PuOr")
+    axes.pcolormesh(gains, cmap=shades.cmap, norm=norm)
     for (row, column), gain in np.ndenumerate(gains):
         place = (row, column)
         text = value_text(gain, units[place]) if place in units else "—"
-        dark = place in units and abs(gain) > 0.6 * largest
-        colour = "#fffffd" if dark else ("#101010" if place in units else MUTED)
+        red, green, blue, _ = shades.to_rgba(gain)
+        ground = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
+        colour = MUTED if place not in units else ("#fffffd" if ground < 0.18 else "#101010")
         axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour,
                   fontsize=7.5 if len(fractions) <= 8 else 6)  # fmt: skip
     axes.set_xticks(np.arange(len(fractions)) + 0.5, [f"{value:g}" for value in fractions])
@@ -191,6 +205,11 @@ def _heat_map(axes: Axes, cells: Sequence[Cell], key: str) -> None:
     axes.grid(False)
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def _has(cell: Cell, key: str) -> bool:
+    """Whether a cell has a number."""
+    return cell[key] is not None and cell[key]["value"] is not None
 
 
 def _unit(grid: dict[str, Any]) -> str:

@@ -40,7 +40,10 @@ def draw_final_loss(experiment: Experiment, folder: Path) -> Panel | None:
     )
     for axes, (where, metric) in zip(axes_row[0], columns, strict=True):
         for run in runs:
-            _dot(axes, run, (where, metric), rows.index((run["group"], run["label"])), looks[run["name"]])
+            row = rows.index((run["group"], run["label"]))
+            seeds = [other["name"] for other in runs if (other["group"], other["label"]) == rows[row]]
+            shift = 0.16 * (seeds.index(run["name"]) - (len(seeds) - 1) / 2)
+            _dot(axes, run, (where, metric), row + max(-0.4, min(0.4, shift)), looks[run["name"]])
         axes.set_title(metric_name(metric) + ("" if where == "metrics" else ", the paper's"), color=INK)
         axes.set_xlabel("Nats per token")
     _row_labels(axes_row[0][0], [f"{label} [{group}]" if group else label for group, label in rows])
@@ -163,7 +166,7 @@ def _row_labels(axes: Axes, labels: Sequence[str]) -> None:
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.grid(False, axis="y")
-    axes.locator_params(axis="x", nbins=5)
+    axes.locator_params(axis="x", nbins=4)
 
 
 def _value(run: Run, where: str, metric: str) -> bool:

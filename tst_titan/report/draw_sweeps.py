@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from tst_titan.compare.spec import BASELINE
 from tst_titan.report.panels import Panel, number_rows, save_panel
 from tst_titan.report.read import Experiment
-from tst_titan.report.style import BASELINES, INK, MARKERS, MUTED, Look, legend_below, series_looks
-from tst_titan.report.text import number_text, power_of_ten
+from tst_titan.report.style import BASELINE_MARKERS, BASELINES, INK, MUTED, Look, legend_below, series_looks
+from tst_titan.report.text import number_text
 
 _AXES = {"lr": "Peak learning rate", "epochs": "Epochs of the baseline over the data"}
 _ACROSS = 3
@@ -34,14 +34,16 @@ def _sweep(axis: str, sweeps: Sequence[dict[str, Any]], folder: Path) -> Panel:
     names = list(dict.fromkeys(series["name"] for sweep in sweeps for series in sweep["series"]))
     roles = {series["name"]: series["role"] for sweep in sweeps for series in sweep["series"]}
     looks = series_looks([name for name in names if roles[name] != BASELINE])
-    looks |= {name: Look(name, BASELINES[0], MARKERS[-1]) for name in names if roles[name] == BASELINE}
+    looks |= {
+        name: Look(name, BASELINES[0], BASELINE_MARKERS[0]) for name in names if roles[name] == BASELINE
+    }
     figure, places = _side_by_side(len(sweeps))
     for axes, sweep in zip(places, sweeps, strict=False):
         for series in sweep["series"]:
             _series(axes, series, looks[series["name"]])
         axes.set_xscale("log")
         ticks = sorted({point["x"] for series in sweep["series"] for point in series["points"]})
-        axes.set_xticks(ticks, [power_of_ten(tick) for tick in ticks])
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         axes.set_xlabel(_AXES.get(axis, axis))
         axes.set_title(sweep["group"], color=INK)
@@ -105,6 +107,8 @@ def draw_transfer(experiment: Experiment, folder: Path) -> Panel | None:
         axes.axhline(1.0, color=INK, linewidth=0.8)
         axes.set_title(group, color=INK)
         axes.set_xlabel("Bag fraction r")
+        axes.set_xticks(sorted({item["bag_fraction"] for item in members}))
+        axes.margins(y=0.18)
     places[0].set_ylabel("Token steps that a bag step replaces")
     handles = [
         Line2D([], [], color=look.colour, marker=look.marker, label=look.key) for look in looks.values()

@@ -25,7 +25,8 @@ RULE = "#d5dae0"
 PAPER = "#fffffe"
 BASELINES = ("#000001", "#5a646f", "#8a94a0")
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKERS = ("o", "^", "v", "P", "<", ">", "*", "p")
+BASELINE_MARKERS = ("s", "D", "X", "h")
 BAG_DASH = (0, (3.2, 1.6))
 MANY_KEYS = 8
 
@@ -77,7 +78,7 @@ def looks_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, Look]:
     baseline_keys = list(dict.fromkeys(keys[run["name"]] for run in runs if run["role"] == BASELINE))
     other_keys = list(dict.fromkeys(keys[run["name"]] for run in runs if run["role"] != BASELINE))
     looks = {
-        key: Look(key, BASELINES[i % len(BASELINES)], MARKERS[-1 - i % len(MARKERS)])
+        key: Look(key, BASELINES[i % len(BASELINES)], BASELINE_MARKERS[i % len(BASELINE_MARKERS)])
         for i, key in enumerate(baseline_keys)
     }
     looks |= {
@@ -94,7 +95,13 @@ def _bag_key(run: Mapping[str, Any]) -> str:
 
 
 def series_looks(names: Sequence[str]) -> dict[str, Look]:
-    """Looks for series that are not runs, e.g. bag sizes of a grid."""
+    """Looks for series that are not runs, e.g. bag sizes of a grid, in order; shades of one scale if many."""
+    if len(names) > len(SERIES):
+        shades = mpl.colormaps["viridis"]([0.1 + 0.7 * i / (len(names) - 1) for i in range(len(names))])
+        return {
+            name: Look(name, mpl.colors.to_hex(shades[i]), MARKERS[i % len(MARKERS)])
+            for i, name in enumerate(names)
+        }
     return {
         name: Look(name, SERIES[i % len(SERIES)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)
     }
@@ -128,7 +135,7 @@ def format_axis(axes: Axes, column: str, axis: str = "x") -> None:
     forms = {
         "step": lambda value, _: f"{value:,.0f}",
         "data_tokens": lambda value, _: scaled(value),
-        "flops": lambda value, _: power_of_ten(value) if value else "0",
+        "flops": lambda value, _: power_of_ten(value, digits=2) if value else "0",
     }
     if column in forms:
         chosen.set_major_formatter(forms[column])
@@ -136,7 +143,11 @@ def format_axis(axes: Axes, column: str, axis: str = "x") -> None:
         axes.locator_params(axis="x", nbins=6)
 
 
-def legend_below(figure: Figure, handles: Sequence[Any], columns: int = 4) -> None:
+def legend_below(figure: Figure, handles: Sequence[Any], columns: int = 5) -> None:
     """One legend for the whole figure, below it."""
-    if handles:
-        figure.legend(handles=list(handles), loc="outside lower left", ncols=min(columns, len(handles)))
+    if not handles:
+        return
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    fitting = int(figure.get_figwidth() * 13 // (longest + 6))
+    columns = max(1, min(columns, fitting, len(handles)))
+    figure.legend(handles=list(handles), loc="outside lower left", ncols=columns)

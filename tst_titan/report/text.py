@@ -44,6 +44,12 @@ def metric_name(metric: str) -> str:
     return METRIC_NAMES.get(metric, metric.removeprefix("accuracy/"))
 
 
+def metric_rank(metric: str) -> int:
+    """Order in which metrics are shown: losses, averages, then single tasks."""
+    first = ("final_loss", "heldout_nats_per_token", "heldout_bits_per_byte", "average_accuracy", "mmlu")
+    return first.index(metric) if metric in first else len(first)
+
+
 def number_text(number: dict[str, Any] | None) -> str:
     """A number of comparison.json with its unit's usual digits; a dash where it has no value."""
     if number is None or number["value"] is None:
@@ -74,11 +80,13 @@ def signed_text(number: dict[str, Any] | None) -> str:
     return f"{'+' if number['value'] >= 0 else '−'}{text}"
 
 
-def power_of_ten(value: float) -> str:
-    """1.23 × 10¹⁸ for large numbers, plain text for small ones."""
+def power_of_ten(value: float, digits: int = 3) -> str:
+    """1.23 × 10¹⁸ for large and very small numbers, plain text for the others."""
     if value == 0 or 1e-2 <= abs(value) < 1e4:
-        return f"{value:.3g}"
-    mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{value:.{digits}g}"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    if digits < 3:
+        mantissa = mantissa.removesuffix(".0")
     return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
 
 

@@ -1,0 +1,52 @@
+"""Put a Matplotlib SVG into a page: no clashing ids, no style that leaks, colours that follow the page's theme."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from markupsafe import Markup, escape
+
+from tst_titan.errors import UserError
+from tst_titan.report.style import CSS_VARIABLES
+
+_PATH = re.compile(r' d="([^"]*)"')
+_LONG = re.compile(r"(\.\d\d)\d+")
+
+
+def inline_svg(path: Path, prefix: str, alt: str) -> Markup:
+    """The SVG of a figure as an element of an HTML page.
+
+    Args:
+        path: an SVG written by ``tst_titan.report.style.save``.
+        prefix: unique in the page; put before every id.
+        alt: what the figure shows, read out by screen readers.
+
+    Raises:
+        UserError: the file cannot be read or holds no SVG.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}): draw the figures again") from error
+    start = text.find("<svg")
+    if start < 0:
+        raise UserError(f"{path}: holds no <svg> element; draw the figures again")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[start:], flags=re.DOTALL)
+    # Matplotlib's rule for "*" would apply to the whole page; page.css has it for figures alone.
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)
+    text = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', text)
+    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", text)
+    # A hundredth of a point is finer than any screen or printer draws.
+    text = _PATH.sub(lambda found: f' d="{_LONG.sub(_cut, found.group(1))}"', text)
+    for colour, variable in CSS_VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    head, rest = text.split(">", 1)
+    head = re.sub(r' (?:width|height)="[^"]*"', "", head)
+    return Markup(f'{head} role="img" aria-label="{escape(alt)}">{rest}')
+
+
+def _cut(found: re.Match[str]) -> str:
+    return found.group(1)
