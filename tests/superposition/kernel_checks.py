@@ -33,8 +33,9 @@ def test_value_and_gradient_equal_the_formula(
     logits = torch.randn(5, vocab, generator=generator).mul_(3).to(dtype)
     labels = torch.randint(0, vocab, (5, bag_size), generator=generator)
     labels[0], labels[1], labels[2, 0] = labels[0, 0], reference.IGNORED, vocab - 1
-    logits[3, : vocab // 2] = -torch.inf  # the statistics start with a block of nothing but -inf
+    logits[3, : vocab - bag_size] = -torch.inf  # in the largest vocabulary that is the whole first block
     labels[3] = vocab - 1 - torch.arange(bag_size)
+    logits[4, 0], logits[4, -1] = 12.0, 13.0  # the maximum grows from the first block to the last
     weights = target_weights("power", bag_size) if name == "mce" else None
     exact = logits.double().requires_grad_()
     expected = reference.loss(name, exact, labels, target_weights("power", bag_size).double().tolist())
@@ -54,6 +55,16 @@ def test_value_and_gradient_equal_the_formula(
     rtol = 2.0**-7 if dtype == torch.bfloat16 else 1e-5
     torch.testing.assert_close(gradient.double().cpu(), expected_gradient, rtol=rtol, atol=1e-7)
     assert (gradient.data_ptr() == leaf.data_ptr()) == overwrite
+
+
+def test_overwriting_logits_that_autograd_still_needs_raises(bag_loss) -> None:
+    produced = torch.randn(4, 60, device=DEVICE).requires_grad_().tanh()
+    labels = torch.zeros(4, 2, dtype=torch.long, device=DEVICE)
+    loss = bag_loss(
+        "mce", produced, labels, target_weights("uniform", 2, device=DEVICE), overwrite_logits=True
+    )
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 def test_rows_with_a_stride_are_read_where_they_lie(bag_loss) -> None:

@@ -60,6 +60,18 @@ def test_low_precision_gradients_are_summed_in_blocks_of_rows(monkeypatch: pytes
         assert torch.equal(whole, blocks)
 
 
+@pytest.mark.parametrize("vocab", [32766, 32767, 32768, 70000])
+def test_ids_past_16_bits_are_not_confused(vocab: int) -> None:
+    """The sort uses 16-bit keys where they hold every id and the one past the end."""
+    weight = torch.randn(vocab, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    tokens = torch.tensor([[vocab - 1, 0], [vocab - 1, vocab - 2], [min(vocab - 1, 65536), vocab // 2]])
+    upstream = torch.tensor([[1.0, 10.0], [2.0, 20.0], [4.0, 40.0]])
+    for part, shard in ((weight, None), (weight.detach()[1:].requires_grad_(), VocabShard(1, vocab, vocab))):
+        (gradient,) = torch.autograd.grad(bag_embedding(part, tokens, shard), part, upstream)
+        expected = torch.zeros(vocab, 2).index_add_(0, tokens.flatten(), upstream.repeat_interleave(2, 0) / 2)
+        torch.testing.assert_close(gradient, expected if shard is None else expected[1:])
+
+
 def test_a_bag_of_one_is_the_plain_embedding() -> None:
     weight, tokens, upstream = _case(1, torch.float32)
     ours, plain = bag_embedding(weight, tokens), functional.embedding(tokens[:, 0], weight)
