@@ -253,7 +253,9 @@
       this.pointer.replaceChildren();
       for (const run of this.runs) this.outputs.get(run.name).textContent = this.shown.has(run.name) ? run.final : "";
       if (this.cursor === null) {
-        this.where.textContent = "Final losses. Hover, tap or use the arrow keys for values; drag or Ctrl + wheel zooms.";
+        this.where.textContent = matchMedia("(hover: hover)").matches
+          ? "Final losses. Hover or use the arrow keys for values; drag or Ctrl + wheel zooms."
+          : "Final losses. Tap a curve for values.";
         return;
       }
       const at = this.px(this.cursor);

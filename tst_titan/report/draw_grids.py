@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from tst_titan import paper
 from tst_titan.report.panels import Panel, number_rows, save_panel
 from tst_titan.report.read import Experiment
-from tst_titan.report.style import BASELINES, INK, MUTED, RULE, Look, legend_below, series_looks
+from tst_titan.report.style import BASELINES, CONTEXT, INK, MUTED, Look, legend_below, series_looks
 from tst_titan.report.text import interval_text, metric_name, metric_rank, number_text, value_text
 
 _UNITS = {"%": "accuracy, %", "nats/token": "nats per token", "bits/byte": "bits per byte"}
@@ -91,7 +91,7 @@ def _lines(metric: str, grids: Sequence[dict[str, Any]], folder: Path) -> Panel:
     if any(
         not looks.keys() >= {f"s = {size:g}" for size in rows["bag_size"] if size > 1} for rows in published
     ):
-        handles.append(Line2D([], [], color=RULE, linewidth=1.0, label="the paper's other s"))
+        handles.append(Line2D([], [], color=CONTEXT, linewidth=1.0, label="the paper's other s"))
     legend_below(figure, handles, columns=6)
     caption = (
         f"{metric_name(metric)} over bag fraction r, one line a bag size s. Bars: the interval of our number. "
@@ -142,7 +142,7 @@ def _paper_lines(axes: Axes, rows: pd.DataFrame, looks: dict[str, Look]) -> None
         part = part.sort_values("bag_step_ratio")
         look = looks.get(f"s = {size:g}")
         if look is None:  # not among our sizes: context
-            axes.plot(part["bag_step_ratio"], part["value"], color=RULE, linewidth=1.0, zorder=1)
+            axes.plot(part["bag_step_ratio"], part["value"], color=CONTEXT, linewidth=0.8, zorder=1)
             continue
         axes.plot(part["bag_step_ratio"], part["value"], color=look.colour, marker=look.marker, markersize=3.5,
                   linewidth=1.0, markerfacecolor="none")  # fmt: skip

@@ -22,6 +22,7 @@ from tst_titan.report.text import power_of_ten, scaled
 INK = "#1b1f24"
 MUTED = "#59636e"
 RULE = "#d5dae0"
+CONTEXT = "#b4bcc5"
 PAPER = "#fffffe"
 BASELINES = ("#000001", "#5a646f", "#8a94a0")
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -31,7 +32,7 @@ BAG_DASH = (0, (3.2, 1.6))
 MANY_KEYS = 8
 
 CSS_VARIABLES: dict[str, str] = (
-    {INK: "--ink", MUTED: "--muted", RULE: "--rule", PAPER: "--paper"}
+    {INK: "--ink", MUTED: "--muted", RULE: "--rule", CONTEXT: "--context", PAPER: "--paper"}
     | {colour: f"--base-{i}" for i, colour in enumerate(BASELINES)}
     | {colour: f"--series-{i}" for i, colour in enumerate(SERIES)}
 )

@@ -297,7 +297,7 @@ def _without_empty(table: Table) -> Table:
     kept = [
         i
         for i in range(len(table.heads))
-        if any(row.cells[i].value is not None or row.cells[i].lines for row in table.rows)
+        if any(row.cells[i].text not in ("", GAP) or row.cells[i].lines for row in table.rows)
     ]
     rows = [Row(r.kind, r.head, r.sources, [r.cells[i] for i in kept], r.name) for r in table.rows]
     return Table([table.heads[i] for i in kept], rows, table.reasons, table.methods)
