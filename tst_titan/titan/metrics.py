@@ -91,7 +91,7 @@ class StageMetrics(MetricsProcessor):
             FloatingPointError: the gradient is not finite, so that the weights no longer are.
         """
         if not math.isfinite(grad_norm):
-            raise FloatingPointError(f"the gradient norm is {grad_norm} at step {step}")
+            raise FloatingPointError(f"the gradient norm is not finite ({grad_norm}) at step {step}")
         load = self.expert_load()  # collective: on every rank
         self.ntokens_since_last_log = 0
         self.data_loading_times.clear()

@@ -1,0 +1,93 @@
+"""Shapes of configs/models: parameters against the built modules and transformers, FLOPs against torch's counter."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.stages import DENSE, MOE
+from tst_titan.config.counts import count_parameters, flops_per_latent
+from tst_titan.config.load import load
+from tst_titan.config.schema import ModelConfig
+from tst_titan.titan import cpu
+
+cpu.prepare()
+
+from tst_titan.titan.export import hf_config  # noqa: E402
+from tst_titan.titan.models import build_model_spec  # noqa: E402
+
+MODELS = Path(__file__).parents[2] / "configs" / "models"
+QWEN_DENSE = {**{key: value for key, value in MOE.items() if key != "moe"}, "ffn_dim": 48}
+# Parameters of the published shapes, embeddings untied, counted by hand from arXiv 2605.06546's table of shapes.
+PUBLISHED = {
+    "dense-270m": 2 * 128256 * 576 + 30 * (2 * 576 * 64 * 12 + 3 * 576 * 1536 + 2 * 576) + 576,
+    "dense-600m": 2 * 128256 * 960 + 32 * (2 * 960 * 64 * 20 + 3 * 960 * 2560 + 2 * 960) + 960,
+    "dense-3b": 2 * 128256 * 2048 + 36 * (2 * 2048 * 128 * 20 + 3 * 2048 * 11008 + 2 * 2048) + 2048,
+}
+
+
+def built(model: ModelConfig) -> torch.nn.Module:
+    with torch.device("meta"):
+        return build_model_spec(model).model.build()
+
+
+@pytest.mark.parametrize("path", sorted(MODELS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shape_counts_as_its_built_module(path):
+    model = load(ModelConfig, path)
+    counts = count_parameters(model)
+    parameters = dict(built(model).named_parameters())
+    total = sum(p.numel() for p in parameters.values())
+    ends = sum(
+        p.numel() for name, p in parameters.items() if name in ("tok_embeddings.weight", "lm_head.weight")
+    )
+    assert counts.total == total
+    assert counts.non_embedding == total - ends
+    experts = sum(p.numel() for name, p in parameters.items() if "inner_experts" in name)
+    unused = experts * (1 - model.moe.top_k / model.moe.n_experts) if model.moe else 0
+    assert counts.active == total - unused
+
+
+@pytest.mark.parametrize(("name", "total"), PUBLISHED.items())
+def test_the_published_shapes(name, total):
+    assert count_parameters(load(ModelConfig, MODELS / f"{name}.yaml")).total == total
+
+
+def test_the_names_of_the_paper_are_near_the_counts():
+    counts = {path.stem: count_parameters(load(ModelConfig, path)) for path in MODELS.glob("*.yaml")}
+    assert counts["dense-270m"].total / 1e6 == pytest.approx(254, abs=1)
+    assert counts["dense-600m"].total / 1e6 == pytest.approx(561, abs=1)
+    assert counts["moe-10b-a1b"].total / 1e9 == pytest.approx(9.8, abs=0.1)
+    assert counts["moe-10b-a1b"].active / 1e9 == pytest.approx(1.2, abs=0.2)
+
+
+@pytest.mark.parametrize("path", sorted(MODELS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_transformers_counts_the_same(path):
+    from transformers import AutoModelForCausalLM
+
+    model = load(ModelConfig, path)
+    with torch.device("meta"):
+        exported = AutoModelForCausalLM.from_config(hf_config(model))
+    assert sum(p.numel() for p in exported.parameters()) == count_parameters(model).total
+
+
+@pytest.mark.parametrize("shape", [DENSE, QWEN_DENSE, MOE], ids=["llama3", "qwen3", "qwen3_moe"])
+def test_flops_agree_with_torchs_counter(shape):
+    model = ModelConfig.model_validate(shape)
+    length, sequences = 16, 2
+    module = build_model_spec(model, expert_precision="float32").model.build()
+    module.init_states()
+    for part in module.modules():
+        if hasattr(part, "sdpa_backends"):
+            part.sdpa_backends = [SDPBackend.MATH]  # torch's counter does not know the CPU's flash kernel
+    tokens = torch.randint(0, model.vocab_size, (sequences, length))
+    with FlopCounterMode(display=False) as counter:
+        module(tokens).sum().backward()
+    by_operation = counter.get_flop_counts()["Global"]
+    counted = counter.get_total_flops()
+    if model.moe is not None and not any("grouped" in str(operation) for operation in by_operation):
+        # Nor does it know grouped products: the experts' part is added by hand, the rest is counted.
+        experts = 3 * model.dim * model.moe.expert_ffn_dim * model.moe.top_k * model.n_layers
+        counted += 6 * experts * tokens.numel()
+    assert counted == flops_per_latent(model, length) * tokens.numel()
