@@ -8,6 +8,7 @@ import ctypes
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import time
@@ -81,6 +82,7 @@ def run_stage(stage: Stage, logs: Path, workers: int, part: Part = WHOLE) -> Non
         return
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
+    _allow_open_files()
     if workers == 1 or len(todo) == 1:
         for rank in todo:
             run_task(stage, folder, rank)
@@ -122,6 +124,12 @@ def _run_pool(stage: Stage, folder: Path, todo: Sequence[int], workers: int, sta
             f"stage {stage.name}: a worker was killed, by the system if memory ran out; finished tasks are "
             f"kept: run again, with fewer threads or more memory (logs: {folder}/logs)"
         ) from None
+
+
+def _allow_open_files() -> None:
+    """Duplicate search opens a file of every task at once; the usual soft limit is 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _die_with_parent() -> None:

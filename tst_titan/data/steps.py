@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tst_titan.data import documents, mutual_information, publish, tokenizer, tokens
+from tst_titan.data import documents, publish, tokenizer, tokens
 from tst_titan.data.config import write_atomically
 from tst_titan.data.stages import Part
 from tst_titan.data.work import Done, prune
@@ -82,6 +82,8 @@ def _run(arguments: argparse.Namespace) -> None:
         print(prefix, ", ".join(path.name for path in prune(folder)) or "nothing to delete")
         return
     if step == "mutual_information":
+        from tst_titan.data import mutual_information  # scipy takes longer to import than most steps need
+
         output = arguments.done or folder / "statistics" / "mutual_information.json"
         found = mutual_information.write_statistics(folder / publish.MANIFEST_FILE, output)
         fit = found["fits"]["grassberger"]

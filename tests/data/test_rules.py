@@ -1,0 +1,129 @@
+"""The rules through real Snakemake: a whole corpus, what an edit reruns, and a step spread over jobs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.data.texts import base_config, document, write_corpus, write_dclm
+from tst_titan.data.manifest import load_manifest
+from tst_titan.data.work import load_done
+
+REPOSITORY = Path(__file__).parents[2]
+SNAKEFILE = f"""
+from pathlib import Path
+ROOT = Path(workflow.basedir)
+RESULTS = "results"
+from tst_titan.data.config import load_corpus, render_steps
+if workflow.is_main_process:
+    for name in ("small", "spread"):
+        path = ROOT / "configs" / "corpora" / f"{{name}}.yaml"
+        if path.is_file():
+            render_steps(load_corpus(path), f"{{RESULTS}}/data/{{name}}")
+include: "{REPOSITORY}/workflow/rules/data.smk"
+"""
+RULES = [
+    "filter_documents",
+    "deduplicate_documents",
+    "split_documents",
+    "make_tokenizer",
+    "tokenize",
+    "data_manifest",
+]
+
+
+def snakemake(folder: Path, *arguments: str) -> str:
+    """Run Snakemake in a folder; returns everything it says."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(REPOSITORY),
+    }
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def planned(folder: Path, target: str) -> list[str]:
+    """Rules that a dry run would run, in the pipeline's order."""
+    said = snakemake(folder, "-n", target)
+    return [rule for rule in RULES if f"rule {rule}:" in said]
+
+
+def settings(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Config of the small corpus."""
+    return base_config([{"kind": "parquet", "path": str(folder / "in")}]) | changes
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a Snakefile, a corpus, and everything built once."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "Snakefile").write_text(SNAKEFILE)
+    for part in range(2):
+        write_dclm(folder / "in" / f"{part}.parquet", [document(part * 100 + i) for i in range(60)])
+    write_corpus(folder / "configs" / "corpora", settings(folder))
+    said = snakemake(folder, "results/data/small/manifest.json")
+    for line in (
+        "data: small: filter: 120 documents read",
+        "data: small: tokens:",
+        "shards checked, identity",
+    ):
+        assert line in said
+    return folder
+
+
+@pytest.mark.slow
+def test_everything_is_built_and_nothing_is_left_to_do(project: Path) -> None:
+    load_manifest(project / "results" / "data" / "small" / "manifest.json")
+    assert "Nothing to be done" in snakemake(project, "-n", "results/data/small/manifest.json")
+    log = (project / "results" / "data" / "small" / "logs" / "filter.log").read_text()
+    assert "datatrove" in log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "first"),
+    [
+        ({"filters": {"length": {"min_chars": 150}}}, "filter_documents"),
+        ({"dedup": None}, "deduplicate_documents"),
+        ({"tokenizer": {"kind": "train", "vocab_size": 500}}, "make_tokenizer"),
+        ({"tokens": {"seed": 9}}, "tokenize"),
+    ],
+)
+def test_an_edit_reruns_its_step_and_what_follows(project: Path, changes: dict[str, Any], first: str) -> None:
+    corpora = project / "configs" / "corpora"
+    config = project / "results" / "data" / "small" / "config"
+    saved = {path: (path.read_text(), path.stat()) for path in config.iterdir()}
+    write_corpus(corpora, settings(project, **changes))
+    try:
+        assert planned(project, "results/data/small/manifest.json") == RULES[RULES.index(first) :]
+    finally:  # a rendered config is newer than what was made from it, even if its text is back to what it was
+        write_corpus(corpora, settings(project))
+        for path, (text, state) in saved.items():
+            path.write_text(text)
+            os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+@pytest.mark.slow
+def test_steps_spread_over_jobs_give_the_same_corpus(project: Path) -> None:
+    write_corpus(project / "configs" / "corpora", settings(project, jobs=2), name="spread")
+    said = snakemake(project, "results/data/spread/documents/deduplicate.done.json")
+    assert said.count("rule data_part:") == 4
+    assert "data: spread: filter: part 2 of 2 done" in said
+    for step in ("filter", "deduplicate"):
+        small, spread = (load_done(project / "results" / "data" / name, step) for name in ("small", "spread"))
+        assert (small.counts, small.folder) == (spread.counts, spread.folder)
+
+
+@pytest.mark.slow
+def test_a_mistake_reaches_the_terminal(project: Path) -> None:
+    changes = {"filters": {"length": {"min_chars": 10**6}}}
+    write_corpus(project / "configs" / "corpora", settings(project, **changes), name="spread")
+    with pytest.raises(
+        AssertionError, match=r"data: spread: filter: filters: all 120 documents were dropped"
+    ):
+        snakemake(project, "results/data/spread/manifest.json")
