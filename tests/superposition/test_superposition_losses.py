@@ -250,9 +250,11 @@ def test_without_gradients_nothing_is_kept() -> None:
     logits, labels = _case(5, torch.float32)
     for name in LOSSES:
         expected = bag_loss(name, logits, labels, _weights(name, "power", 5)).detach()
+        before = logits.detach().clone()
         with torch.no_grad():
-            loss = bag_loss(name, logits, labels, _weights(name, "power", 5))
+            loss = bag_loss(name, logits, labels, _weights(name, "power", 5), overwrite_logits=True)
         assert not loss.requires_grad
+        assert torch.equal(logits, before)
         torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
 
 

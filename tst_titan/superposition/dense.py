@@ -6,7 +6,7 @@ import importlib
 import math
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from .shard import VocabShard
 
-LossName = Literal["mce", "mce_alt", "hinge", "bce"]
+# The losses whose dense part is a log-sum-exp; of the others it is a mean over the vocabulary.
+_SOFTMAX_LOSSES = ("mce", "mce_alt")
 
 # Elements of the float32 copy of one block of rows: on the CPU a core's cache holds it, elsewhere it is
 # small beside the logits and large enough to keep the device busy.
@@ -37,13 +38,13 @@ class Targets(NamedTuple):
     """Derivative of the loss by ``at_labels``, beside the dense part."""
 
 
-def builds_gradient_early(name: LossName, logits: torch.Tensor) -> bool:
+def builds_gradient_early(name: str, logits: torch.Tensor) -> bool:
     """Whether forward should already build the gradient: one exponential a logit instead of two.
 
     Not where a low-precision gradient would be rounded twice, and not on accelerators, where memory traffic
     decides and the scaling by the upstream gradient would cost one more pass.
     """
-    softmax = name in ("mce", "mce_alt")
+    softmax = name in _SOFTMAX_LOSSES
     return softmax and logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.float64)
 
 
@@ -61,11 +62,11 @@ def softmax_in_forward(logits: torch.Tensor, overwrite: bool) -> tuple[torch.Ten
 
 
 def forward(
-    name: LossName, logits: torch.Tensor, at_labels: torch.Tensor, shard: VocabShard | None
+    name: str, logits: torch.Tensor, at_labels: torch.Tensor, shard: VocabShard | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Dense part (N,) of the loss and the labels' logits (N, s), both over the whole vocabulary."""
     logits = logits.detach()
-    if name in ("mce", "mce_alt"):
+    if name in _SOFTMAX_LOSSES:
         kernels = _kernels(logits)
         statistics = _softmax_statistics if kernels is None else kernels.softmax_statistics
         row_max, row_sum = statistics(logits)
@@ -89,7 +90,7 @@ def forward(
 
 
 def gradient(
-    name: LossName,
+    name: str,
     logits: torch.Tensor,
     total: torch.Tensor,
     mass: torch.Tensor,
@@ -103,7 +104,7 @@ def gradient(
     multiplied by the upstream gradient.
     """
     logits = logits.detach()
-    kernels = _kernels(logits) if name in ("mce", "mce_alt") else None
+    kernels = _kernels(logits) if name in _SOFTMAX_LOSSES else None
     if kernels is not None:
         kernels.softmax_gradient(logits, total, mass, targets, out)
         return

@@ -69,7 +69,7 @@ class _BagMeanOnCPU(torch.autograd.Function):
         ids = ids.to(torch.int32)
         # In backward, an id past the end collects what this shard does not hold.
         ctx.save_for_backward(ids if held is None else ids.where(held, weight.shape[0]))
-        ctx.weight_shape, ctx.dtype = weight.shape, weight.dtype
+        ctx.weight_shape, ctx.dtype, ctx.sharded = weight.shape, weight.dtype, held is not None
         include = None if held is None else held.to(weight.dtype)
         if weight.dtype in (torch.float32, torch.float64):
             total = functional.embedding_bag(ids, weight, mode="sum", per_sample_weights=include)
@@ -90,7 +90,9 @@ class _BagMeanOnCPU(torch.autograd.Function):
         flat = ids.flatten()
         ends = torch.bincount(flat, minlength=rows + 1)[:rows].cumsum(0)
         keys = flat.to(torch.int16) if rows <= torch.iinfo(torch.int16).max else flat
-        order = keys.argsort(stable=True)[: int(ends[-1])]
+        order = keys.argsort(stable=True)
+        if ctx.sharded:
+            order = order[: int(ends[-1])]
         latents = order.div_(bag_size, rounding_mode="floor").to(torch.int32)
         offsets = functional.pad(ends, (1, 0)).to(torch.int32)
         wide = torch.promote_types(gradient.dtype, torch.float32)

@@ -14,16 +14,14 @@ tensor of the logits' size that is made. Shapes: N positions, V vocabulary entri
 from __future__ import annotations
 
 import math
-from typing import get_args
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from . import dense
-from .dense import LossName
 from .shard import VocabShard
 
-LOSSES: tuple[str, ...] = get_args(LossName)
+LOSSES = ("mce", "mce_alt", "hinge", "bce")
 IGNORE_INDEX = -100
 
 
@@ -48,7 +46,8 @@ def multi_hot_cross_entropy(
     forward; none in backward.
 
     ``overwrite_logits`` writes the gradient over the logits (contiguous ones) instead of into a new tensor.
-    Do not read them afterwards; where autograd itself still needs them, it raises an error.
+    Do not read them afterwards; where autograd itself still needs them, it raises an error. Backward runs
+    once: a second time through the same graph is an error where the first changed the gradient in place.
 
     Raises ValueError for arguments that do not fit each other.
     """
@@ -80,7 +79,10 @@ def bag_loss(
       averaged over the vocabulary.
     """
     _check(name, logits, labels, weights, shard, overwrite_logits)
-    return _BagLoss.apply(logits, labels, weights, name, shard, overwrite_logits)
+    # Inside the Function nothing tells whether a gradient will be asked for: grad mode is always off there.
+    trains = torch.is_grad_enabled() and logits.requires_grad
+    early = trains and shard is None and dense.builds_gradient_early(name, logits)
+    return _BagLoss.apply(logits, labels, weights, name, shard, overwrite_logits, early)
 
 
 def expected_initial_loss(name: str, vocab_size: int, bag_size: int) -> float:
@@ -136,15 +138,15 @@ class _BagLoss(torch.autograd.Function):
         logits: torch.Tensor,
         labels: torch.Tensor,
         weights: torch.Tensor | None,
-        name: LossName,
+        name: str,
         shard: VocabShard | None,
         overwrite: bool,
+        early: bool,
     ) -> torch.Tensor:
         wide = torch.promote_types(logits.dtype, torch.float32)
         counted = labels != IGNORE_INDEX
         columns, held = (labels.where(counted, 0), counted) if shard is None else shard.local(labels)
         at_labels = logits.gather(1, columns).to(wide).masked_fill_(~held, 0.0)
-        early = ctx.needs_input_grad[0] and shard is None and dense.builds_gradient_early(name, logits)
         if early:
             total, gradient = dense.softmax_in_forward(logits, overwrite)
         else:
@@ -169,17 +171,17 @@ class _BagLoss(torch.autograd.Function):
             (gradient,) = ctx.saved_tensors
             if upstream.item() != 1.0:
                 gradient.mul_(upstream)
-            return gradient, None, None, None, None, None
+            return gradient, None, None, None, None, None, None
         logits, total, mass, *target = ctx.saved_tensors
         out = logits.detach() if ctx.overwrite else torch.empty_like(logits)
         targets = dense.Targets(*target)
         targets = targets._replace(slope=targets.slope * upstream)
         dense.gradient(ctx.name, logits, total, mass * upstream, targets, ctx.vocab_size, out)
-        return out, None, None, None, None, None
+        return out, None, None, None, None, None, None
 
 
 def _targets_part(
-    name: LossName,
+    name: str,
     at_labels: torch.Tensor,
     labels: torch.Tensor,
     counted: torch.Tensor,
