@@ -128,7 +128,8 @@ def _write_weights(model: torch.nn.Module, out: Path) -> None:
     adapter = _adapter(model)
     for stale in out.glob("model*.safetensors*"):
         stale.unlink()
-    state = {name: tensor.contiguous() for name, tensor in adapter.to_hf(model.state_dict()).items()}
+    # Experts come as views of one tensor, which safetensors refuses.
+    state = {name: tensor.contiguous().clone() for name, tensor in adapter.to_hf(model.state_dict()).items()}
     save_torch_state_dict(state, out, metadata={"format": "pt"})
 
 
