@@ -74,22 +74,44 @@ class Grid:
 
 
 def make_grids(runs: Sequence[RunData], options: Options) -> list[Grid]:
-    """One grid per group and metric that any run of the group has."""
+    """One grid per group, variant and metric that any of its runs has.
+
+    Runs of a group that differ in another axis than bag size and bag fraction (target weights, sides) make
+    grids of their own, which share the group's baselines; the grid's ``group`` then names the difference.
+    """
     grids = []
     for group in dict.fromkeys(run.spec.group for run in runs):
         members = [run for run in runs if run.spec.group == group]
-        if all(run.spec.is_baseline for run in members):
-            continue
-        names = dict.fromkeys(name for run in members for name in run.metrics)
-        wanted = [
-            name
-            for name in names
-            if name.startswith("accuracy/") or name in (*_LOSSES, "average_accuracy", "mmlu")
-        ]
-        for metric in wanted:
-            if any(run.metrics.get(metric, missing("-")).exists for run in members):
-                grids.append(_grid(group, metric, members, options))
+        baselines = [run for run in members if run.spec.is_baseline]
+        for variant, others in _variants([run for run in members if not run.spec.is_baseline]).items():
+            title = " ".join(part for part in (group, variant) if part)
+            together = [*baselines, *others]
+            names = dict.fromkeys(name for run in together for name in run.metrics)
+            for metric in names:
+                if _is_shown(metric) and any(
+                    metric in run.metrics and run.metrics[metric].exists for run in others
+                ):
+                    grids.append(_grid(title, metric, together, options))
     return grids
+
+
+def _variants(runs: Sequence[RunData]) -> dict[str, list[RunData]]:
+    """Runs by the axes that vary among them besides bag size and bag fraction; "" where none does."""
+    names = dict.fromkeys(name for run in runs for name in run.spec.axes)
+    varying = [
+        name
+        for name in names
+        if name not in ("bag_size", "bag_fraction") and len({str(run.axis(name)) for run in runs}) > 1
+    ]
+    found: dict[str, list[RunData]] = {}
+    for run in runs:
+        found.setdefault(", ".join(f"{name} {run.axis(name)}" for name in varying), []).append(run)
+    return found
+
+
+def _is_shown(metric: str) -> bool:
+    """Metrics that make a grid."""
+    return metric.startswith("accuracy/") or metric in (*_LOSSES, "average_accuracy", "mmlu")
 
 
 def _grid(group: str, metric: str, members: Sequence[RunData], options: Options) -> Grid:

@@ -11,7 +11,7 @@ from tst_titan.compare.seeds import difference_over_seeds
 from tst_titan.compare.spec import MATCHED_AXES, Kind, Options
 
 SEED_METRICS = ("final_loss", "heldout_nats_per_token", "average_accuracy")
-_SAME_FAMILY = ("lr", "epochs", "width", "model", "size")
+_SAME_FAMILY = ("lr", "epochs")
 _ONE_SEED_IS_WORTH_SAYING = ("pair", "seeds", "curriculum", "feeding")
 
 
@@ -36,11 +36,12 @@ class SeedResult:
 def references_of(run: RunData, runs: Sequence[RunData], kind: Kind) -> list[RunData]:
     """The runs that ``run`` is compared with.
 
-    Inside its group: a run of role "curriculum" with every run of another role; in kind "feeding" every run
-    with those before it; any other run with the baselines that agree on the kind's matched axes (learning
-    rate, epochs). Runs of the same seed are preferred; only where there are none, other seeds stand in.
+    Inside its group and of its model: a run of role "curriculum" with every run of another role; in kind
+    "feeding" every run with those before it; any other run with the baselines that agree on the kind's matched
+    axes (learning rate, epochs). Runs of the same seed are preferred; only where there are none, other seeds
+    stand in.
     """
-    group = [other for other in runs if other.spec.group == run.spec.group and other is not run]
+    group = [other for other in runs if _together(other, run) and other is not run]
     if kind == "curriculum" and run.spec.role == "curriculum":
         found = [other for other in group if other.spec.role != "curriculum"]
     elif kind == "feeding":
@@ -67,7 +68,7 @@ def family_of(reference: RunData, runs: Sequence[RunData]) -> list[RunData]:
         if other is reference
         or (
             other.spec.is_baseline
-            and other.spec.group == reference.spec.group
+            and _together(other, reference)
             and other.spec.seed == reference.spec.seed
             and other.steps != reference.steps
             and all(other.axis(axis) == reference.axis(axis) for axis in _SAME_FAMILY)
@@ -87,9 +88,10 @@ def over_seeds(
         One entry a pair of labels and metric that both have. Sweeps with one seed give none: there, nothing
         could be said for every cell.
     """
-    chosen: dict[tuple[str, str, str], tuple[RunData, RunData]] = {}
+    chosen: dict[tuple[object, ...], tuple[RunData, RunData]] = {}
     for reference, run in pairs:
-        chosen.setdefault((run.spec.group, reference.spec.label, run.spec.label), (reference, run))
+        key = (run.spec.group, run.model, reference.spec.label, run.spec.label)
+        chosen.setdefault(key, (reference, run))
     results = []
     for reference, run in chosen.values():
         for metric in SEED_METRICS:
@@ -103,10 +105,13 @@ def over_seeds(
 
 
 def replicates(run: RunData, runs: Sequence[RunData]) -> list[RunData]:
-    """Runs of the same group and label, over seeds, ``run`` among them."""
-    return [
-        other for other in runs if other.spec.group == run.spec.group and other.spec.label == run.spec.label
-    ]
+    """Runs of the same group, model and label, over seeds, ``run`` among them."""
+    return [other for other in runs if _together(other, run) and other.spec.label == run.spec.label]
+
+
+def _together(first: RunData, second: RunData) -> bool:
+    """Whether two runs are of one group and one model."""
+    return first.spec.group == second.spec.group and first.model == second.model
 
 
 def _by_seed(run: RunData, runs: Sequence[RunData], metric: str) -> dict[int, Measured]:

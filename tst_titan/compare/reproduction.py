@@ -29,7 +29,10 @@ class Naming:
         self._names = {}
         for run, place in zip(runs, places, strict=True):
             name = run.spec.label
-            if places.count(place) > 1:
+            twins = [other for other, there in zip(runs, places, strict=True) if there == place]
+            if len({twin.model for twin in twins}) > 1:
+                name = run.name
+            elif len(twins) > 1:
                 name += f", seed {run.spec.seed}"
             if len(groups) > 1 and run.spec.group:
                 name += f" [{run.spec.group}]"
@@ -147,7 +150,7 @@ def _published_speedup(run: RunData, reference: RunData, runs: Sequence[RunData]
     family = {
         other.published["steps"].number: other.published["final_loss"].number
         for other in runs
-        if other.spec.is_baseline and other.spec.group == run.spec.group
+        if other.spec.is_baseline and other.spec.group == run.spec.group and other.model == run.model
         if all(name in other.published for name in needed)
     }
     if not all(name in run.published for name in needed) or not reference.spec.is_baseline or not family:

@@ -79,6 +79,13 @@ class RunData:
         """Budget of the whole run: step, flops, data_tokens, latents, hours or device_hours."""
         return self.metrics["steps" if column == "step" else column].number
 
+    @property
+    def model(self) -> tuple[object, ...]:
+        """What tells models apart: parameters, from the manifest, and width. Runs of two models never pair."""
+        parameters = self.stages[-1].manifest.get("parameters")
+        total = parameters.get("total") if isinstance(parameters, dict) else None
+        return (total, self.axis("width"))
+
     def axis(self, name: str) -> float | int | str | None:
         """Value of one of the experiment's axes."""
         return self.spec.axes.get(name)

@@ -58,10 +58,17 @@ class Sweep:
 
 
 def make_sweeps(runs: Sequence[RunData], axis: str, options: Options) -> list[Sweep]:
-    """One sweep per group over ``axis``; runs that differ in other axes or in seed make separate series."""
+    """One sweep per group and model over ``axis``; runs that differ in other axes or in seed make separate series."""
     sweeps = []
-    for group in dict.fromkeys(run.spec.group for run in runs):
-        members = [run for run in runs if run.spec.group == group and run.axis(axis) is not None]
+    places = dict.fromkeys((run.spec.group, run.model) for run in runs)
+    for group, model in places:
+        members = [
+            run
+            for run in runs
+            if (run.spec.group, run.model) == (group, model) and run.axis(axis) is not None
+        ]
+        if not members:
+            continue
         by_series: dict[tuple[object, ...], list[RunData]] = {}
         for run in members:
             by_series.setdefault(_key(run, axis), []).append(run)

@@ -62,13 +62,11 @@ def make_transfer(runs: Sequence[RunData], options: Options) -> list[Worth]:
 
 
 def baselines_of(run: RunData, runs: Sequence[RunData]) -> list[RunData]:
-    """Baselines of the run's group, width and, where there are any, seed; one a length, shortest first."""
+    """Baselines of the run's group, model and, where there are any, seed; one a length, shortest first."""
     baselines = [
         other
         for other in runs
-        if other.spec.is_baseline
-        and other.spec.group == run.spec.group
-        and other.axis("width") in (None, run.axis("width"))
+        if other.spec.is_baseline and other.spec.group == run.spec.group and other.model == run.model
     ]
     same_seed = [other for other in baselines if other.spec.seed == run.spec.seed] or baselines
     return by_length(family_of(same_seed[0], same_seed)) if same_seed else []

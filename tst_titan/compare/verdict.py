@@ -85,10 +85,11 @@ def amount(number: Measured, digits: int = 4) -> str:
 
 def _one_per_labels(pairs: Sequence[Pair], runs: Sequence[RunData]) -> list[Pair]:
     """The first pair of every two labels: the other seeds are in the sentence about seeds."""
-    labels = {run.name: run.spec.label for run in runs}
-    chosen: dict[tuple[str, str, str], Pair] = {}
+    known = {run.name: run for run in runs}
+    chosen: dict[tuple[object, ...], Pair] = {}
     for pair in pairs:
-        chosen.setdefault((pair.group, labels[pair.reference], labels[pair.run]), pair)
+        run, reference = known[pair.run], known[pair.reference]
+        chosen.setdefault((pair.group, run.model, reference.spec.label, run.spec.label), pair)
     return list(chosen.values())
 
 
@@ -324,12 +325,23 @@ def _warnings(runs: Sequence[RunData], naming: Naming) -> Iterator[str]:
     limited = {task for run in runs for task in run.limited}
     if limited:
         yield f"Scored on a part of their items only: {', '.join(sorted(limited))}."
-    machines = {
-        str((stage.manifest.get("machine") or {}).get("device")) for run in runs for stage in run.stages
-    }
-    if len(machines) > 1:
-        names = ", ".join(sorted(machines))
-        yield f"The runs used different devices ({names}): hours cannot be compared, steps and FLOPs can."
+    for what, keys, consequence in (
+        ("devices", ("machine", "device"), "hours cannot be compared, steps and FLOPs can"),
+        ("corpora", ("data_identity",), "their losses cannot be compared"),
+    ):
+        for model in dict.fromkeys(run.model for run in runs):
+            found = sorted({_entry(run, *keys) for run in runs if run.model == model})
+            if len(found) > 1:
+                names = ", ".join(name[:24] for name in found)
+                yield f"Runs of one model used different {what} ({names}): {consequence}."
+
+
+def _entry(run: RunData, *keys: str) -> str:
+    """An entry of the last stage's manifest as text."""
+    found: object = run.stages[-1].manifest
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return str(found)
 
 
 def _gaps(runs: Sequence[RunData]) -> Iterator[str]:
