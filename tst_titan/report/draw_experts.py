@@ -52,7 +52,7 @@ def draw_experts(experiment: Experiment, folder: Path) -> Panel | None:
     layers = sorted({0, depth // 2, depth - 1})
     largest = max(float(load.shares.max()) for load in shown.values())
     figure, places = plt.subplots(
-        len(layers), len(shown), figsize=(max(4.5, 2.6 * len(shown)), 0.8 + 1.6 * len(layers)), squeeze=False,
+        len(layers), len(shown), figsize=(max(7.2, 2.6 * len(shown)), 0.8 + 1.6 * len(layers)), squeeze=False,
         sharex="col", sharey=True,
     )  # fmt: skip
     for column, (name, load) in enumerate(shown.items()):

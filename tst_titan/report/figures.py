@@ -50,15 +50,17 @@ def draw_experiment(comparison: Path, folder: Path, token_phase_only: bool = Fal
     return panels
 
 
-def draw_corpus_statistics(source: Path, folder: Path) -> list[Panel]:
-    """The mutual-information figure, which needs no training.
+def draw_corpus_statistics(
+    source: Path, folder: Path, name: str = "figure_10", scale: str = ""
+) -> list[Panel]:
+    """The mutual-information figure, which needs no training; ``name`` and ``scale`` go into figures.json.
 
     Raises:
         UserError: the file cannot be read.
     """
     with styled():
         panel = draw_mutual_information(source, folder)
-    _write_index(folder, "figure_10", "", source, [panel])
+    _write_index(folder, name, scale, source, [panel])
     return [panel]
 
 
@@ -69,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     source.add_argument("--comparison", type=Path, help="comparison.json, or the folder that holds it")
     source.add_argument("--mutual-information", type=Path, help="JSON of tst_titan.data.mutual_information")
     parser.add_argument("--out", type=Path, required=True, help="folder for the figures and figures.json")
+    parser.add_argument("--name", default="figure_10", help="experiment that --mutual-information belongs to")
+    parser.add_argument("--scale", default="", help="scale that --mutual-information belongs to")
     parser.add_argument("--token-phase-only", action="store_true", help="leave bag phases out of loss curves")
     arguments = parser.parse_args(argv)
     mpl.use("agg")
@@ -76,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.comparison is not None:
             panels = draw_experiment(arguments.comparison, arguments.out, arguments.token_phase_only)
         else:
-            panels = draw_corpus_statistics(arguments.mutual_information, arguments.out)
+            panels = draw_corpus_statistics(
+                arguments.mutual_information, arguments.out, arguments.name, arguments.scale
+            )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
