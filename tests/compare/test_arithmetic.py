@@ -58,7 +58,7 @@ def test_final_loss_is_the_mean_of_the_last_k_of_the_last_segment() -> None:
 def test_error_of_the_mean_covers_the_truth_under_trend_and_correlation() -> None:
     """AR(1) noise of known strength on a falling curve: 95 % intervals hold the true mean about 95 % of times."""
     rng = np.random.default_rng(1)
-    n, k, rho, hits = 60, 10, 0.4, 0
+    n, k, rho, hits, correlations = 60, 10, 0.4, 0, []
     trend = 3 - 0.2 * np.linspace(0, 1, n) ** 2
     for _ in range(600):
         shocks = rng.standard_normal(n + 50) * 0.05
@@ -67,8 +67,11 @@ def test_error_of_the_mean_covers_the_truth_under_trend_and_correlation() -> Non
             noise[i] = rho * noise[i - 1] + shocks[i]
         found = mean_with_error(trend + noise[50:], k)
         assert found.stderr is not None
+        correlations.append(found.correlation)
         hits += abs(found.mean - trend[-k:].mean()) <= found.quantile(0.95) * found.stderr
     assert 0.90 <= hits / 600 <= 0.98
+    # Fitting the trend hides a third of the correlation; the correction puts it back.
+    assert np.mean(correlations) == pytest.approx(rho, abs=0.05)
 
 
 def test_error_needs_values_and_ignores_a_pure_trend() -> None:
@@ -113,7 +116,7 @@ def test_curve_crossing_interval_covers_the_truth() -> None:
     rng = np.random.default_rng(2)
     steps = np.arange(200, 6001, 10)
     truth = 3000.0
-    hits, positions = 0, []
+    hits, positions, widths = 0, [], []
     for repetition in range(60):
         noisy = log_law(steps) + 0.02 * rng.standard_normal(steps.size)
         target = 5 - 0.3 * np.log(truth) + 0.005 * rng.standard_normal()
@@ -122,8 +125,11 @@ def test_curve_crossing_interval_covers_the_truth() -> None:
         )["step"]
         assert found.low is not None and found.high is not None and found.position is not None
         positions.append(found.position)
+        widths.append(found.high - found.low)
         hits += found.low <= truth <= found.high
     assert hits >= 50
+    # The bootstrap knows the scatter of the positions that fresh noise gives.
+    assert np.median(widths) == pytest.approx(2 * 1.96 * np.std(positions), rel=0.25)
     assert np.mean(positions) == pytest.approx(truth, rel=0.01)
 
 
@@ -208,6 +214,17 @@ def test_switch_spike_that_never_recovers_and_runs_without_a_switch() -> None:
     assert found is not None and found.recovered_step is None and found.reference_ends == 1000
     assert switch_spike(make_curve(trend, steps), make_curve(trend, steps), window=5) is None
     assert switch_spike(make_curve(trend, steps, ["bag"] * 100), None, window=5) is None
+
+
+def test_a_short_dip_is_no_recovery() -> None:
+    steps = np.arange(10, 1001, 10)
+    trend = 4 - 0.0002 * steps
+    losses = np.concatenate([np.full(50, 6.0), trend[50:] + 0.5])
+    losses[60:62] = trend[60:62] - 1
+    losses[80:] = trend[80:] - 0.1
+    run = make_curve(losses, steps, ["bag"] * 50 + ["token"] * 50)
+    found = switch_spike(run, make_curve(trend, steps), window=5)
+    assert found is not None and found.recovered_step is not None and found.recovered_step > 780
 
 
 def test_recovery_is_not_read_where_only_one_of_the_runs_decays() -> None:

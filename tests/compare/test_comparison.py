@@ -16,6 +16,7 @@ from fake_runs import SLOPE, baseline, law, make, texts, tst
 from fake_stages import write_heldout, write_tasks
 
 from tst_titan.compare import ComparisonSpec, load_spec, write_comparison
+from tst_titan.compare.measured import Measured, difference, missing
 from tst_titan.errors import UserError
 from tst_titan.paper import SEVEN_TASKS
 
@@ -109,9 +110,19 @@ def test_single_equal_flops_baseline_is_not_reached(tmp_path: Path) -> None:
     assert (found.status, found.bound, found.method) == ("not_reached", None, "none")
     assert not found.speedup["steps"].exists and "not reached" in (found.speedup["steps"].reason or "")
     assert "not reached: the reference ends at" in texts(comparison, "result")
-    # No baseline of equal data either: the run read 2.5 times the data, and only its curve could be cut.
-    assert comparison.pairs[0].equal_data.winner != "run"
-    assert not comparison.pairs[0].equal_data.fair
+    # By the time that the baseline ends, the run of 2.5 times the data is still reading bags.
+    by_data = comparison.pairs[0].equal_data
+    assert not by_data.fair and by_data.winner is None
+    assert "no token loss at 8.192e+06 data tokens" in (by_data.difference.reason or "")
+
+
+def test_an_undecayed_curve_does_not_lose_to_a_decayed_end(tmp_path: Path) -> None:
+    run = tst(tmp_path, 2000, 2100, bag_size=2, noise=0.001)
+    by_data = make("pair", [baseline(tmp_path, 2000, 0.001), run]).pairs[0].equal_data
+    assert not by_data.fair and "favours base-2000" in by_data.note
+    # The favoured side is ahead: that decides nothing.
+    assert by_data.difference.low is not None and by_data.difference.low > 0
+    assert by_data.winner == "undecided"
 
 
 def test_longer_single_baseline_bounds_the_speedup(tmp_path: Path) -> None:
@@ -233,6 +244,20 @@ def test_written_files_are_complete_and_every_number_names_an_existing_file(
     tst_curve = curves[curves["role"] == "tst"]
     assert not tst_curve[tst_curve["phase"] == "bag"]["comparable"].any()
     assert tst_curve["step"].iloc[-1] == 2000
+
+
+def test_difference_of_two_numbers_adds_their_errors() -> None:
+    first, second = Measured(3.0, "nats/token", ("a",), 0.03), Measured(3.5, "nats/token", ("b",), 0.04)
+    found = difference(first, second, quantile=2.0)
+    assert found.number == pytest.approx(-0.5) and found.stderr == pytest.approx(0.05)
+    assert (found.low, found.high) == pytest.approx((-0.6, -0.4))
+    assert found.sources == ("a", "b")
+    assert difference(first, Measured(3.5), 2.0).low is None
+    assert difference(first, missing("no reason to live"), 2.0).reason == "no reason to live"
+    with pytest.raises(ValueError, match="needs a reason"):
+        Measured(None)
+    with pytest.raises(ValueError, match="value is nan"):
+        Measured(float("nan"))
 
 
 def test_wrong_evaluations_and_manifests_are_refused(tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ def test_curve_joins_stages_over_the_whole_run(folders: tuple[str, ...]) -> None
 def test_stages_of_one_phase_and_bag_size_are_one_segment(tmp_path: Path) -> None:
     folders = write_run(tmp_path, (("token", 1, 100), ("token", 1, 200), ("decay", 1, 220)), straight)
     assert run_curve(read_path(folders))["segment"].unique().tolist() == [0, 1]
+    bags = write_run(tmp_path / "bags", (("bag", 8, 100), ("bag", 4, 200), ("token", 1, 300)), straight)
+    assert run_curve(read_path(bags))["segment"].unique().tolist() == [0, 1, 2]
 
 
 def test_smoothing_leaves_lines_alone_and_never_crosses_a_segment(folders: tuple[str, ...]) -> None:

@@ -67,6 +67,13 @@ def test_published_averages_match_the_run_tables() -> None:
     assert cell["source"].item() == "arXiv 2605.06546, mean of tables 22 to 28"
 
 
+def test_an_incomplete_cell_has_no_average() -> None:
+    cells = paper.published_sweeps(model="600M")
+    keep = ~((cells["metric"] == "piqa") & (cells["bag_size"] == 6))
+    averages = paper.average_accuracy(cells[keep])
+    assert not (averages["bag_size"] == 6).any() and (averages["bag_size"] == 7).any()
+
+
 def test_every_experiment_names_cells_that_exist() -> None:
     expected = {f"table_{n}" for n in (1, 2, 3, *range(4, 29))} | {
         f"figure_{n}" for n in (1, 3, 4, 5, 6, 7, 8, 9, 10, 11)

@@ -205,14 +205,7 @@ def _filled(
         at[name] = Measured(
             crossing.position, UNITS[name], sources, None, crossing.low, crossing.high, method
         )
-        whole = fixed.total(BUDGETS[name])
-        ends = [
-            None if end is None else end / whole for end in (crossing.position, crossing.low, crossing.high)
-        ]
-        if fixed_side == "reference":
-            flipped = [None if not end else 1 / end for end in ends]
-            ends = [flipped[0], flipped[2], flipped[1]]
-        speedup[name] = Measured(ends[0], "times", sources, None, ends[1], ends[2], method)
+        speedup[name] = _speedup(crossing, fixed.total(BUDGETS[name]), fixed_side, sources, method)
     return EqualLoss(target, "reached", bound, method, note, at, speedup)
 
 

@@ -69,8 +69,9 @@ def mean_with_error(values: np.ndarray, k: int) -> MeanWithError:
     if total <= (1e-12 * max(1.0, abs(mean))) ** 2 * part.size:
         return MeanWithError(mean, n, 0.0, dof, 0.0)
     lag_1 = float(scatter[:-1] @ scatter[1:]) / total
-    # The fit takes out slow scatter: Kendall's first-order correction puts back what it hides.
-    lag_1 += (1 + _QUADRATIC * lag_1) / part.size
+    # The fit takes out slow scatter. First-order bias with k fitted coefficients: -(k + (k + 2) rho) / n
+    # (Marriott and Pope 1954 for k = 1; for k = 3 the test simulates it); put it back.
+    lag_1 += (_QUADRATIC + (_QUADRATIC + 2) * lag_1) / part.size
     correlation = min(max(lag_1, 0.0), _LARGEST_CORRELATION)
     sigma = (total / dof) ** 0.5
     stderr = sigma * ((1 + correlation) / (1 - correlation) / n) ** 0.5
