@@ -119,9 +119,9 @@ def test_curve_crossing_interval_covers_the_truth() -> None:
     hits, positions, widths = 0, [], []
     for repetition in range(60):
         noisy = log_law(steps) + 0.02 * rng.standard_normal(steps.size)
-        target = 5 - 0.3 * np.log(truth) + 0.005 * rng.standard_normal()
+        target = 5 - 0.3 * np.log(truth) + 0.001 * rng.standard_normal()
         found = arithmetic.curve_crossing(
-            make_curve(noisy, steps), ("step",), exact(target, 0.005), 21, 0.95, 200, seed=repetition
+            make_curve(noisy, steps), ("step",), exact(target, 0.001), 21, 0.95, 200, seed=repetition
         )["step"]
         assert found.low is not None and found.high is not None and found.position is not None
         positions.append(found.position)

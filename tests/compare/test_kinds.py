@@ -168,7 +168,7 @@ def test_transfer_counts_the_token_steps_that_a_bag_step_replaces(tmp_path: Path
     for like, name in ((3500, "inside"), (9000, "beyond"), (1500, "below")):
         run = tst(tmp_path, 2000, like, noise=0.001, name=name, label=name, paper=paper)
         runs.append(run | {"axes": run["axes"] | {"width": 64}})
-    runs.append(baseline(tmp_path, 3000, 0.001, name="base-3000-wide", axes={"width": 128}))
+    runs.insert(0, baseline(tmp_path, 3000, 0.001, name="base-3000-wide", axes={"width": 128}))
     comparison = make("transfer", runs)
     inside, beyond, below = comparison.transfer
     assert inside.status == "reached" and inside.width == 64
