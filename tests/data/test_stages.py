@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +30,9 @@ class Count(PipelineStep):
             os.kill(os.getpid(), signal.SIGKILL)
         if (self.folder / f"fail-{rank}").exists():
             raise ValueError("as asked for")
+        while (self.folder / "wait").exists():
+            (self.folder / f"running-{os.getpid()}").touch()
+            time.sleep(0.05)
         self.stat_update("tasks")
         self.stat_update("ranks", value=rank)
         yield from data or ()
@@ -74,3 +80,32 @@ def test_a_failing_task_fails_the_stage(stage: Stage, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="as asked for"):
         run_stage(stage, tmp_path, 1)
     assert completed(tmp_path / "count") == {0}
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists and has not ended."""
+    state = Path(f"/proc/{pid}/stat")
+    return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_workers_end_with_a_killed_job(tmp_path: Path) -> None:
+    (tmp_path / "wait").touch()
+    program = (
+        "from pathlib import Path; from functools import partial; from tests.data.test_stages import *;"
+        f"folder = Path({str(tmp_path)!r}); run_stage(Stage('c', 5, partial(pipeline, folder)), folder, 2)"
+    )
+    job = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL
+    )
+    workers: list[int] = []
+    while len(workers) < 2:
+        assert job.poll() is None
+        workers = [int(path.name.partition("-")[2]) for path in tmp_path.glob("running-*")]
+        time.sleep(0.05)
+    assert all(map(alive, workers)) and job.pid not in workers
+    job.kill()
+    job.wait()
+    deadline = time.monotonic() + 20
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(alive, workers)), "a worker outlived its job and would write beside the next one"

@@ -4,13 +4,12 @@ datatrove marks a finished task with a file in its logging folder and skips it n
 settings were; so every stage logs into a folder that is named by a hash of all settings that led to it.
 """
 
-import ctypes
 import json
 import multiprocessing
 import os
 import resource
 import signal
-import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,9 +20,9 @@ from pathlib import Path
 
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.stats import PipelineStats
 
 _SECONDS_BETWEEN_LINES = 10
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -93,9 +92,20 @@ def run_stage(stage: Stage, logs: Path, workers: int, part: Part = WHOLE) -> Non
         raise RuntimeError(f"stage {stage.name}: tasks {missing} did not finish; see {folder}/logs")
 
 
+class TaskExecutor(LocalPipelineExecutor):
+    """datatrove's local executor for one task, without the manager process that it starts to number workers.
+
+    That process outlives a job that is killed.
+    """
+
+    def run(self) -> PipelineStats:
+        """Run the task, mark it as finished."""
+        return self._run_for_rank(self.local_rank_offset)
+
+
 def run_task(stage: Stage, folder: Path, rank: int) -> int:
     """Run one task through datatrove's executor in this process; returns its rank."""
-    LocalPipelineExecutor(
+    TaskExecutor(
         pipeline=stage.build(),
         tasks=stage.tasks,
         workers=1,
@@ -112,7 +122,7 @@ def _run_pool(stage: Stage, folder: Path, todo: Sequence[int], workers: int, sta
     context.set_forkserver_preload(["tst_titan.data.documents", "tst_titan.data.tokens"])
     said = started
     try:
-        with ProcessPoolExecutor(min(workers, len(todo)), context, initializer=_die_with_parent) as pool:
+        with ProcessPoolExecutor(min(workers, len(todo)), context, initializer=_start_worker) as pool:
             futures = [pool.submit(run_task, stage, folder, rank) for rank in todo]
             for done, future in enumerate(as_completed(futures), 1):
                 future.result()
@@ -132,13 +142,21 @@ def _allow_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _die_with_parent() -> None:
-    """End this worker when the job ends: a second writer must never outlive a killed job."""
-    os.environ.setdefault("RAYON_NUM_THREADS", "1")  # tokenizers would start a thread a core in every worker
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:
-        os._exit(1)
+def _start_worker() -> None:
+    """Prepare a worker: one thread for the tokenizer, and an end when the job ends.
+
+    A pool's idle workers would wait for ever for a job that was killed, and busy ones would go on writing beside
+    the job that is started in its place.
+    """
+    os.environ.setdefault("RAYON_NUM_THREADS", "1")
+    threading.Thread(target=_end_with_job, daemon=True).start()
+
+
+def _end_with_job() -> None:
+    job = multiprocessing.parent_process()
+    if job is not None:
+        job.join()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def completed(folder: Path) -> set[int]:
