@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import __main__ as everything
 from benchmarks import measure, superposition
 
 
@@ -78,3 +79,9 @@ def test_peak_memory_sees_what_is_freed_again() -> None:
         torch.zeros(1 << 20).add(1.0)
 
     assert 2 * 4 << 20 <= measure.peak_extra_bytes(run, torch.device("cpu")) < 3 * 4 << 20
+
+
+def test_an_unknown_benchmark_is_refused_before_anything_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert everything.main(["superpositoin"]) == 2
+    assert "superpositoin is not valid; there are " in capsys.readouterr().err
+    assert "superposition" in everything.suites() and "measure" not in everything.suites()
