@@ -153,6 +153,24 @@ def test_undecided_within_the_noise(tmp_path: Path) -> None:
     assert "within the noise of the logged loss" in texts(comparison, "result")
 
 
+def test_too_few_logged_steps_decide_nothing(tmp_path: Path) -> None:
+    """Smoke scale: a decay of two logged steps says nothing about its noise."""
+    plan = (("token", 1, 180), ("decay", 1, 200))
+    runs = [
+        {
+            "name": name,
+            "label": name,
+            "role": role,
+            "stages": write_run(tmp_path / name, plan, wsd(2000), 0.1, seed),
+        }
+        for seed, (name, role) in enumerate((("a", "baseline"), ("b", "tst")))
+    ]
+    comparison = make("pair", runs)
+    assert comparison.pairs[0].equal_flops.winner == "undecided"
+    assert comparison.runs[0].metrics["final_loss"].stderr is None
+    assert "too few logged steps to know the noise" in texts(comparison, "result")
+
+
 def test_seeds_are_paired_and_stated(tmp_path: Path) -> None:
     runs = [baseline(tmp_path, 2000, 0.005, seed) for seed in (1, 2, 3)]
     runs += [tst(tmp_path, 2000, 3000, noise=0.005, seed=seed) for seed in (1, 2, 3)]

@@ -132,6 +132,8 @@ def _budget(found: AtBudget, what: str, run: str, reference: str, tolerance: flo
     noise = "outside the noise of the logged loss"
     if found.winner == "undecided":
         noise = "within the noise of the logged loss" if found.fair else "which decides nothing"
+    if gap.low is None:
+        noise = "too few logged steps to know the noise"
     interval = ""
     if gap.low is not None and gap.high is not None:
         interval = f" (difference {gap.low:+.4f} to {gap.high:+.4f})"
@@ -172,6 +174,8 @@ def _scored(found: Scored, what: str, run: str, reference: str, digits: int) -> 
         "run": f"{run} is ahead",
         "reference": f"{reference} is ahead",
     }[found.winner or "undecided"]
+    if gap.low is None:
+        decided = "the error is not known"
     unit = "points" if gap.unit == "%" else gap.unit
     interval = ""
     if gap.low is not None and gap.high is not None:
