@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from fake_runs import SLOPE, baseline, law, make, texts, tst
-from fake_stages import write_heldout, write_tasks
+from fake_runs import SLOPE, baseline, law, make, texts, tst, wsd
+from fake_stages import write_heldout, write_run, write_tasks
 
 from tst_titan.compare import ComparisonSpec, load_spec, write_comparison
 from tst_titan.compare.measured import Measured, difference, missing
