@@ -87,7 +87,8 @@ def describe_fit(observations: pd.DataFrame) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``tst-titan recommend``."""
+    """Options of ``tst-titan recommend``; the parsed options carry ``run``."""
+    parser.set_defaults(run=run)
     parser.add_argument("--model", help=f"{', '.join(paper.MODELS)}, or parameters per latent, e.g. 1.3B")
     parser.add_argument("--latents", help="latents of the whole run, e.g. 42e9: what the FLOPs pay for")
     parser.add_argument("--max-data-tokens", help="data tokens that there are, e.g. 100e9")
