@@ -20,3 +20,15 @@ rule all:
     default_target: True
     input:
         f"{RESULTS}/report/index.html",
+
+
+# `snakemake figure_3a`: every experiment is a target of its own.
+for _experiment in PROJECT.catalog.experiments():
+
+    rule:
+        name:
+            _experiment
+        localrule: True
+        input:
+            f"{RESULTS}/report/index.html",
+            drawn_from(_experiment, SCALE) if _experiment in experiments_wanted() else [],

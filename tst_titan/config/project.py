@@ -125,14 +125,30 @@ class Project:
         """Corpus of a recipe, from what the main process rendered."""
         return read_yaml(Path(self.results) / "train" / recipe / "recipe.yaml")["corpus"]
 
+    def evaluation_of(self, recipe: str) -> dict[str, Any]:
+        """Evaluation settings of a recipe, as rendered."""
+        return read_yaml(Path(self.results) / "evaluate" / recipe / "evaluation.yaml")
+
+    def sequence_length_of(self, recipe: str) -> int:
+        """Latents per sequence of a recipe, as rendered."""
+        return read_yaml(Path(self.results) / "train" / recipe / "recipe.yaml")["sequence_length"]
+
     def has_tasks(self, scale: str) -> bool:
         """Whether final models are scored on tasks at a scale."""
         return bool(self.scale(scale).evaluation.tasks)
 
     def train_threads(self, recipe: str, lineage: str) -> int:
         """Cores that a stage's training takes on its node."""
-        runtime = read_yaml(Path(self.results) / "train" / recipe / lineage / "runtime.yaml")
+        runtime = self._runtime_of(recipe, lineage)
         return runtime["processes_per_node"] * max(runtime["cpu_threads"], 1)
+
+    def train_resources(self, recipe: str, lineage: str) -> dict[str, int]:
+        """Memory in MB and wall time in minutes of a stage's job."""
+        runtime = self._runtime_of(recipe, lineage)
+        return {"mem_mb": runtime["memory_mb"], "runtime": runtime["wall_minutes"]}
+
+    def _runtime_of(self, recipe: str, lineage: str) -> dict[str, Any]:
+        return read_yaml(Path(self.results) / "train" / recipe / lineage / "runtime.yaml")
 
     def comparison_spec(self, experiment: Experiment) -> dict[str, Any]:
         """What the comparison of an experiment reads (tst_titan/compare/spec.py)."""
@@ -168,7 +184,8 @@ class Project:
 
     def _render_recipe(self, results: Path, run: Run) -> None:
         stage = run.stages[0].config
-        recipe = {"scale": self.scale_name, "size": run.size, "corpus": stage.data.corpus}
+        recipe: dict[str, Any] = {"scale": self.scale_name, "size": run.size, "corpus": stage.data.corpus}
+        recipe["sequence_length"] = stage.data.sequence_length
         write_if_changed(results / "train" / run.recipe / "recipe.yaml", _yaml(recipe))
         evaluation = self.scale().evaluation.model_dump(mode="json")
         write_if_changed(results / "evaluate" / run.recipe / "evaluation.yaml", _yaml(evaluation))

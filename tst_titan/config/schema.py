@@ -277,6 +277,8 @@ class RuntimeConfig(Strict):
     loss_chunks: PositiveInt = Field(1, description="sequence chunks of LM head and loss; 1 does not chunk")
     activation_checkpoint: Literal["none", "selective", "full"] = "none"
     cpu_threads: NonNegativeInt = Field(0, description="threads per CPU process; 0 shares the cores evenly")
+    memory_mb: PositiveInt = Field(4000, description="memory of the job on each node, MB")
+    wall_minutes: PositiveInt = Field(120, description="wall time of one job; a longer stage takes several")
     log_every: PositiveInt = Field(10, description="steps between lines of metrics.jsonl")
     checkpoint_every: PositiveInt = Field(500, description="steps between checkpoints")
     keep_last_checkpoints: Annotated[int, Field(ge=2)] = Field(

@@ -30,6 +30,7 @@ from tst_titan.titan import cpu
 from tst_titan.titan.checkpoints import StageCheckpoints
 from tst_titan.titan.embedding import superpose_input
 from tst_titan.titan.expert_load import ExpertLoad
+from tst_titan.titan.initialization import draw_whole_tensors
 from tst_titan.titan.loader import LaneLoader, Window
 from tst_titan.titan.loss import BagLoss
 from tst_titan.titan.metrics import StageMetrics
@@ -122,6 +123,7 @@ class Job:
         sup = self.stage.superposition
         if sup is not None and sup.sides != "output_only":
             superpose_input(spec.model)
+        draw_whole_tensors(spec.model)
         if on_cpu:
             parallelize = spec.parallelize_fn
 

@@ -162,9 +162,7 @@ def _ends(model: ModelConfig, embedding_init: dict, head_init: dict, norm_init: 
             num_embeddings=model.vocab_size, embedding_dim=model.dim, param_init=embedding_init
         ),
         "norm": RMSNorm.Config(normalized_shape=model.dim, param_init=norm_init),
-        "lm_head": Linear.Config(
-            in_features=model.dim, out_features=model.vocab_size, param_init=head_init
-        ),
+        "lm_head": Linear.Config(in_features=model.dim, out_features=model.vocab_size, param_init=head_init),
     }
 
 
