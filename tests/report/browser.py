@@ -54,6 +54,7 @@ class Browser:
         self.requests: list[str] = []
         self.problems: list[str] = []
         self._session: str | None = None
+        self._scripts = True
         targets = self._call("Target.getTargets")["targetInfos"]
         page = next(target for target in targets if target["type"] == "page")
         attached = self._call("Target.attachToTarget", targetId=page["targetId"], flatten=True)
@@ -76,9 +77,21 @@ class Browser:
             self._process.wait()
 
     def open(
-        self, page: Path, width: int = 1280, height: int = 900, dark: bool = False, phone: bool = False
+        self,
+        page: Path,
+        width: int = 1280,
+        height: int = 900,
+        dark: bool = False,
+        phone: bool = False,
+        media: str = "",
     ) -> None:
-        """Load a file and wait for its load event; earlier requests and problems are forgotten."""
+        """Load a file and wait for its load event; earlier requests and problems are forgotten.
+
+        Args:
+            dark: whether the reader prefers dark pages.
+            phone: emulate a touch device, whose page is as wide as it says it is.
+            media: "print" shows the page as it prints.
+        """
         self._call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -87,17 +100,24 @@ class Browser:
             mobile=phone,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self._call("Emulation.setEmulatedMedia", media="", features=[scheme])
+        self._call("Emulation.setEmulatedMedia", media=media, features=[scheme])
         self.requests.clear()
         self.problems.clear()
         self._events.clear()
         self._call("Page.navigate", url=page.resolve().as_uri())
         self.wait_for(lambda: any(event["method"] == "Page.loadEventFired" for event in self._events))
-        self.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        if self._scripts:
+            self.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def set_scripts(self, allowed: bool) -> None:
         """Switch JavaScript of the pages opened from now on on or off."""
         self._call("Emulation.setScriptExecutionDisabled", value=not allowed)
+        self._scripts = allowed
+
+    def text_tree(self) -> str:
+        """All text that assistive technology is offered, which is what is visible; needs no script."""
+        nodes = self._call("Accessibility.getFullAXTree")["nodes"]
+        return "\n".join(str(node["name"].get("value", "")) for node in nodes if "name" in node)
 
     def evaluate(self, expression: str) -> Any:
         """Value of a JavaScript expression; promises are awaited."""

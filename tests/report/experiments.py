@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from report_stages import Curve, segments, write_heldout, write_run, write_tasks
-
+from tests.report.stages import Curve, segments, write_heldout, write_run, write_tasks
 from tst_titan.compare import ComparisonSpec, compare, write_comparison
 from tst_titan.paper import SEVEN_TASKS
 
@@ -55,9 +54,12 @@ def smoke(results: Path) -> dict[str, Any]:
 
 
 def grid(
-    results: Path, sizes: tuple[int, ...] = (2, 4, 8), fractions: tuple[float, ...] = (0.2, 0.3, 1.0)
+    results: Path,
+    sizes: tuple[int, ...] = (2, 4, 8),
+    fractions: tuple[float, ...] = (0.2, 0.3, 1.0),
+    with_tasks: bool = False,
 ) -> Any:
-    """Figure 4: final loss and accuracies over s and r, two models."""
+    """Figure 4: final loss, and accuracies if asked for, over s and r, two models."""
     runs = []
     for group, model, total in (("small-short", "270M", 20_000), ("medium-short", "600M", 20_000)):
         for s, r in [(1, 0.0), *((s, r) for s in sizes for r in fractions)]:
@@ -71,7 +73,7 @@ def grid(
                 {"name": name, "label": f"s={s} r={r:g}" if s > 1 else "baseline",
                  "role": "tst" if s > 1 else "baseline", "group": group,
                  "axes": {"bag_size": s, "bag_fraction": r}, "stages": stages,
-                 "tasks": write_tasks(results, recipe, stages, tasks) if r < 1 else None,
+                 "tasks": write_tasks(results, recipe, stages, tasks) if with_tasks and r < 1 else None,
                  "paper": {"model": model, "total_steps": total, "bag_weighting": "uniform"}}
             )  # fmt: skip
     return _spec("figure_4", "grid", "Final loss over bag size and bag fraction", runs, paper="figure_4")

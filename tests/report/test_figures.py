@@ -1,0 +1,303 @@
+"""The figures draw the comparison's numbers, in looks that do not rely on colour, with the same bytes each time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.report import experiments
+from tests.report.conftest import Site, figures_folder
+from tst_titan.data.mutual_information import Row, fit_power_law
+from tst_titan.paper import published_runs, published_sweeps
+from tst_titan.report import draw_curves, figures
+from tst_titan.report.draw_grids import paper_grid
+from tst_titan.report.draw_results import draw_accuracy, draw_seeds
+from tst_titan.report.draw_sweeps import draw_sweeps, draw_transfer
+from tst_titan.report.read import Experiment, read_experiment
+from tst_titan.report.style import BAG_DASH, looks_of, styled
+
+CURVES = ["loss_steps", "loss_flops", "loss_data_tokens", "loss_hours"]
+
+
+def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any) -> Experiment:
+    """One of the small experiments, compared and read back."""
+    monkeypatch.chdir(tmp_path)
+    return read_experiment(experiments.build(Path("results"), make(Path("results"))))
+
+
+@pytest.mark.parametrize(
+    ("experiment", "panels"),
+    [
+        ("figure_3", ["final_loss", "accuracy", *CURVES]),
+        ("figure_4", ["grid_final_loss", "gain_final_loss", *CURVES]),
+        ("figure_1", ["final_loss", *CURVES, "expert_load"]),
+        ("figure_6", ["final_loss", *CURVES]),
+    ],
+)
+def test_panels_of_every_kind_are_written_whole(site: Site, experiment: str, panels: list[str]) -> None:
+    folder = site.root / figures_folder(site.folders[experiment])
+    index = json.loads((folder / "figures.json").read_text())
+    assert [panel["name"] for panel in index["panels"]] == panels
+    assert (index["experiment"], index["source"]) == (experiment, site.folders[experiment].as_posix())
+    for panel in index["panels"]:
+        assert (panel["role"] == "curves") == panel["name"].startswith("loss_")
+        assert panel["title"] and panel["caption"].endswith(".") and len(panel["alt"]) > 40
+        root = ElementTree.fromstring((folder / panel["svg"]).read_text())
+        assert root.tag.endswith("svg") and root.find(".//{*}text") is not None
+        assert (folder / panel["pdf"]).read_bytes().startswith(b"%PDF")
+    assert not list(folder.glob("*.tmp"))
+
+
+def test_curves_are_drawn_as_logged_with_the_bag_phase_dashed_and_lighter(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(site.root)
+    experiment = read_experiment(site.folders["figure_3"])
+    _, axes = plt.subplots()
+    looks = looks_of(experiment.runs)
+    switches = draw_curves._draw_group(axes, experiment.curves, experiment.runs, looks, "data_tokens")
+    tst = experiment.curve("tst")
+    bag, token = tst[~tst["comparable"]], tst[tst["comparable"]]
+    assert switches == [bag["data_tokens"].iloc[-1]]
+    mine = [line for line in axes.lines if line.get_color() == looks["tst"].colour]
+    dashed = [line for line in mine if line.get_linestyle() == "--" and (line.get_alpha() or 1) < 1]
+    assert len(dashed) == 1
+    np.testing.assert_array_equal(dashed[0].get_xydata(), bag[["data_tokens", "smoothed"]])
+    strong = [line for line in mine if line.get_marker() == looks["tst"].marker]
+    assert len(strong) == 1 and strong[0].get_linestyle() == "-"
+    np.testing.assert_array_equal(strong[0].get_xydata(), token[["data_tokens", "smoothed"]])
+    vertical = [line for line in mine if line.get_linestyle() == ":"]
+    assert [line.get_xdata()[0] for line in vertical] == switches  # type: ignore[index]
+    plt.close()
+    assert BAG_DASH != "-"
+
+
+def test_readable_range_shows_the_token_phases(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(site.root)
+    experiment = read_experiment(site.folders["figure_3"])
+    view = draw_curves.view_of(experiment.curves)
+    token = experiment.curves[experiment.curves["comparable"]]
+    low, high = view.readable
+    assert low < token["smoothed"].min() and high < experiment.curves["smoothed"].max()
+    last_half = token[token["step"] > 500]
+    assert last_half["smoothed"].between(low, high).all()
+    ends = token.groupby("run")["smoothed"].last()
+    gap = abs(ends["tst"] - ends["baseline"])
+    assert gap > 0.08 * (high - low)
+    assert (
+        view.whole[0]
+        < experiment.curves["smoothed"].min()
+        < experiment.curves["smoothed"].max()
+        < view.whole[1]
+    )
+
+
+def test_no_two_runs_differ_by_colour_alone(site: Site) -> None:
+    for experiment in ("figure_3", "figure_4", "figure_1"):
+        runs = site.comparison(experiment)["runs"]
+        looks = {look.key: look for look in looks_of(runs).values()}
+        assert len({look.marker for look in looks.values()}) == len(looks)
+        assert len({look.colour for look in looks.values()}) == len(looks)
+
+
+def test_grid_csv_holds_every_cell_and_the_papers(site: Site) -> None:
+    folder = site.root / figures_folder(site.folders["figure_4"])
+    frame = pd.read_csv(folder / "grid_final_loss.csv")
+    for grid in site.comparison("figure_4")["grids"]:
+        mine = frame[(frame["group"] == grid["group"]) & (frame["bag_size"] > 1)]
+        assert mine["value"].tolist() == [cell["value"]["value"] for cell in grid["cells"]]
+        assert mine["published"].tolist() == [cell["published"]["value"] for cell in grid["cells"]]
+        baseline = frame[(frame["group"] == grid["group"]) & (frame["bag_size"] == 1)]
+        assert baseline["value"].tolist() == [grid["baseline"]["value"]]
+
+
+def test_the_papers_panel_is_its_table_of_the_same_model(site: Site) -> None:
+    small, medium = (g for g in site.comparison("figure_4")["grids"] if g["metric"] == "final_loss")
+    for grid, table in ((small, 4), (medium, 6)):
+        published = published_sweeps(table=table)
+        assert paper_grid(grid)["value"].tolist() == published["value"].tolist()
+    for cell in small["cells"]:
+        cell["published"] = None
+    assert paper_grid(small).empty
+
+
+def test_sweeps_draw_every_point_and_ring_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = built(tmp_path, monkeypatch, experiments.lr_sweep)
+    with styled():
+        (panel,) = draw_sweeps(experiment, tmp_path / "figures")
+    frame = pd.read_csv(tmp_path / "figures" / "sweep_lr.csv")
+    (sweep,) = experiment.content["sweeps"]
+    for series in sweep["series"]:
+        mine = frame[frame["series"] == series["name"]]
+        assert mine["x"].tolist() == [0.001, 0.002, 0.004, 0.006]
+        assert mine["final_loss"].tolist() == [point["value"]["value"] for point in series["points"]]
+        assert f"{series['name']} best at {series['best']['x']:g}" in panel.alt
+
+
+def test_transfer_draws_bounds_as_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = built(tmp_path, monkeypatch, experiments.transfer)
+    with styled():
+        panel = draw_transfer(experiment, tmp_path / "figures")
+    assert panel is not None
+    frame = pd.read_csv(tmp_path / "figures" / "transfer.csv")
+    entries = experiment.content["transfer"]
+    assert frame["token_steps_per_bag_step"].tolist() == [
+        e["token_steps_per_bag_step"]["value"] for e in entries
+    ]
+    bounded = [entry for entry in entries if entry["bound"] is not None]
+    assert bounded and all(f"{entry['run']} at least" in panel.alt for entry in bounded)
+    svg = (tmp_path / "figures" / panel.svg).read_text()
+    assert svg.count('id="patch_') - _patches_without_arrows(experiment, tmp_path) == len(bounded)
+
+
+def _patches_without_arrows(experiment: Experiment, tmp_path: Path) -> int:
+    """Patches of the same figure with nothing bounded: the frame around the arrows."""
+    entries = [{**entry, "bound": None} for entry in experiment.content["transfer"]]
+    content = {**experiment.content, "transfer": entries}
+    free = Experiment(experiment.folder, content, experiment.curves, experiment.table)
+    with styled():
+        panel = draw_transfer(free, tmp_path / "free")
+    assert panel is not None
+    return (tmp_path / "free" / panel.svg).read_text().count('id="patch_')
+
+
+def test_seeds_are_filled_only_outside_the_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = built(tmp_path, monkeypatch, experiments.seeds)
+    with styled():
+        panel = draw_seeds(experiment, tmp_path / "figures")
+    assert panel is not None
+    frame = pd.read_csv(tmp_path / "figures" / "seeds.csv")
+    wanted = [item for item in experiment.content["seeds"] if item["difference"]["low"] is not None]
+    assert frame["difference"].tolist() == [item["difference"]["value"] for item in wanted]
+    outside = (tmp_path / "figures" / panel.svg).read_bytes()
+    for item in wanted:
+        assert item["outside_noise"]
+        item["outside_noise"] = False
+    with styled():
+        draw_seeds(experiment, tmp_path / "figures")
+    assert (tmp_path / "figures" / panel.svg).read_bytes() != outside
+
+
+def test_accuracies_stand_beside_the_papers(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(site.root)
+    experiment = read_experiment(site.folders["figure_3"])
+    for run in experiment.content["runs"]:  # as if arc_easy had been scored here too
+        run["metrics"]["accuracy/arc_easy"] = run["metrics"]["accuracy/continuation"]
+    with styled():
+        panel = draw_accuracy(experiment, tmp_path)
+    assert panel is not None
+    frame = pd.read_csv(tmp_path / "accuracy.csv")
+    papers = {
+        run: value for run, value in zip(frame["run"], frame["paper_accuracy"], strict=True) if value == value
+    }
+    short = {run: published_runs("3B", run)["arc_easy"].iloc[0] for run in ("tst", "baseline")}
+    longer = published_runs("3B", "baseline").set_index("total_steps").loc[36_000, "arc_easy"]
+    assert papers == {**short, "baseline-1.8x": longer}
+    for run in experiment.runs:
+        ours = frame[(frame["run"] == run["name"]) & (frame["task"] == "continuation")]["accuracy"]
+        assert ours.tolist() == [run["metrics"]["accuracy/continuation"]["value"]]
+
+
+def test_expert_load_is_the_logged_one(site: Site) -> None:
+    folder = site.root / figures_folder(site.folders["figure_1"])
+    frame = pd.read_csv(folder / "expert_load.csv")
+    run = site.comparison("figure_1")["runs"][0]
+    lines = [
+        json.loads(line)
+        for stage in run["stages"]
+        for line in (site.root / stage["metrics"]).read_text().splitlines()
+    ]
+    logged = {line["step"]: line["expert_load"] for line in lines}
+    mine = frame[frame["run"] == run["name"]]
+    assert set(mine["layer"]) == {0, 1} and set(mine["step"]) == set(logged)
+    for row in mine.to_dict("records"):
+        assert [row[f"expert_{i}"] for i in range(8)] == logged[row["step"]][row["layer"]]
+
+
+def test_mutual_information_is_drawn_beside_the_papers_law(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "mutual_information.json"
+    rows = [Row(d, 9_000, 900, 1.6 + 2 / d, 1.4 + 2 / d, 1.2 + 2 / d) for d in range(1, 101)]
+    content = {
+        "format": 1, "corpus": "packages", "vocab_size": 1024, "tokens_sampled": 3_000_000, "unit": "nats",
+        "estimator": "grassberger", "table": [asdict(row) for row in rows],
+        "shuffled": asdict(Row(None, 9_000, 900, 0.4, 0.2, 0.012)),
+        "fits": {name: asdict(fit_power_law(rows, name)) for name in ("grassberger", "plug_in")},
+    }  # fmt: skip
+    source.write_text(json.dumps(content))
+    out = tmp_path / "figures"
+    arguments = ["--mutual-information", str(source), "--out", str(out)]
+    assert figures.main([*arguments, "--name", "figure_10", "--scale", "cpu"]) == 0
+    (panel,) = json.loads((out / "figures.json").read_text())["panels"]
+    assert "3.70 to" not in panel["alt"] and "3.200 to 1.220 nats" in panel["alt"]
+    assert "1.2 + 2 d^(-1)" in panel["alt"] and "the paper's 3.63 + 1.35 d^(-1.25)" in panel["alt"]
+    assert "(0.012)" in panel["caption"]
+    frame = pd.read_csv(out / "mutual_information.csv")
+    assert frame["grassberger"].tolist() == [row.grassberger for row in rows]
+    source.write_text(json.dumps({**content, "fits": {}}))
+    assert figures.main(arguments) == 2
+    assert "fits has no 'grassberger'" in capsys.readouterr().err
+
+
+def test_another_process_draws_the_same_bytes(site: Site, tmp_path: Path) -> None:
+    before = {
+        file.name: file.read_bytes() for file in (site.root / "results/figures/smoke/figure_6").iterdir()
+    }
+    command = [sys.executable, "-m", "tst_titan.report.figures", "--comparison"]
+    command += [str(site.folders["figure_6"]), "--out", str(tmp_path)]
+    repository = Path(__file__).parents[2]
+    environment = {
+        **os.environ,
+        "PYTHONHASHSEED": "7",
+        "PYTHONPATH": str(repository),
+        "SOURCE_DATE_EPOCH": "0",
+    }
+    subprocess.run(command, cwd=site.root, env=environment, check=True, capture_output=True)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "comparison.json").write_text("{"), "is not valid JSON"),
+        (
+            lambda folder: (folder / "comparison.json").write_text('{"format": 2}'),
+            "format is 2; this version reads",
+        ),
+        (
+            lambda folder: (folder / "comparison.json").write_text('{"format": 1}'),
+            "key 'experiment' is missing",
+        ),
+        (lambda folder: (folder / "curves.csv").unlink(), "curves.csv: cannot be read"),
+        (lambda folder: (folder / "curves.csv").write_text("a,b\n1,2\n"), "column 'run' is missing"),
+        (lambda folder: _drop_run(folder / "table.csv"), "is not of the same comparison"),
+    ],
+)
+def test_a_damaged_comparison_is_refused(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Any, message: str
+) -> None:
+    for name in ("comparison.json", "curves.csv", "table.csv"):
+        (tmp_path / name).write_bytes((site.root / site.folders["figure_6"] / name).read_bytes())
+    change(tmp_path)
+    out = tmp_path / "figures"
+    assert figures.main(["--comparison", str(tmp_path), "--out", str(out)]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def _drop_run(path: Path) -> None:
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")

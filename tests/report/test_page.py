@@ -1,0 +1,313 @@
+"""The page says what comparison.json says, names the paper's numbers as such, and every link leads somewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.report.conftest import HOSTILE, Site, figures_folder, page_arguments
+from tst_titan.data.manifest import load_manifest
+from tst_titan.report import page
+from tst_titan.report.text import GAP, number_text, signed_text
+
+ALL = ["figure_3", "figure_4", "figure_1", "figure_6"]
+
+
+def rows_of(site: Site, experiment: str, kind: str) -> dict[str, Any]:
+    """Rows of the table of runs by the run's name."""
+    section = site.section(experiment)
+    table = section.get_element_by_id(f"{section.get('id')}-runs")
+    return {row.get("data-run"): row for row in table.iterfind(".//tbody/tr") if row.get("data-kind") == kind}
+
+
+def cells_of(row: Any) -> dict[str, Any]:
+    """Cells of a row by metric."""
+    return {cell.get("data-metric"): cell for cell in row.iterfind("td")}
+
+
+@pytest.mark.parametrize("experiment", ALL)
+def test_every_cell_of_the_table_is_the_comparisons_number(site: Site, experiment: str) -> None:
+    comparison = site.comparison(experiment)
+    rows = rows_of(site, experiment, "run")
+    assert list(rows) == [run["name"] for run in comparison["runs"]]
+    checked = 0
+    for run in comparison["runs"]:
+        cells = cells_of(rows[run["name"]])
+        for metric, cell in cells.items():
+            number = run["metrics"].get(metric)
+            if metric == "bag_size":
+                assert cell.text == (" → ".join(str(size) for size in run["bag_sizes"]) or "1")
+            elif number is not None and number["value"] is not None:
+                assert json.loads(cell.get("data-value")) == number["value"]
+                assert cell.text == number_text(number)
+                assert repr(number["value"]) in cell.get("title")
+                assert all(source in cell.get("title") for source in number["sources"])
+                checked += 1
+        assert {"steps", "bag_steps", "latents", "data_tokens", "flops", "hours", "final_loss"} <= set(cells)
+        assert run["manifest"] in rows[run["name"]].find("th").text_content()
+    assert checked >= 7 * len(comparison["runs"])
+
+
+def test_unit_texts_are_the_rounded_values(site: Site) -> None:
+    """The formatting itself, against numbers worked out by hand."""
+    row = cells_of(rows_of(site, "figure_3", "run")["tst"])
+    run = next(run for run in site.comparison("figure_3")["runs"] if run["name"] == "tst")
+    assert row["steps"].text == "1,000"
+    assert row["bag_steps"].text == "300"
+    # 300 steps of 4096 latents with 6 tokens each, then 700 of one: 10,240,000 tokens.
+    assert row["data_tokens"].text == "10.2M"
+    assert row["flops"].text == "6.14 × 10¹²"
+    assert row["hours"].text == "50.0 s"
+    assert row["final_loss"].text == f"{run['metrics']['final_loss']['value']:.4f}"
+    assert f"± {run['metrics']['final_loss']['stderr']:.4f}" in row["final_loss"].text_content()
+
+
+def test_published_rows_hold_the_papers_numbers_and_name_it(site: Site) -> None:
+    rows = rows_of(site, "figure_3", "published")
+    assert set(rows) == {"tst", "baseline", "baseline-1.8x"}
+    head = rows["tst"].find("th").text_content()
+    assert "the paper's" in head and "arXiv 2605.06546, tables 1 and 3" in head
+    cells = cells_of(rows["tst"])
+    assert cells["final_loss"].text == "2.6760"
+    assert json.loads(cells_of(rows["baseline"])["final_loss"].get("data-value")) == 2.808
+    assert cells["hours"].text.endswith("B200-h")
+    assert cells["heldout_nats_per_token"].text is None
+
+
+@pytest.mark.parametrize("experiment", ALL)
+def test_gaps_are_visible_with_their_reason(site: Site, experiment: str) -> None:
+    section = site.section(experiment)
+    for run in site.comparison(experiment)["runs"]:
+        for metric, cell in cells_of(rows_of(site, experiment, "run")[run["name"]]).items():
+            number = run["metrics"].get(metric)
+            if number is None or number["value"] is not None:
+                continue
+            assert cell.text == GAP
+            target = cell.find("sup/a").get("href").removeprefix("#")
+            assert section.get_element_by_id(target).text_content() == number["reason"]
+
+
+def test_verdict_comes_first_and_is_complete(site: Site) -> None:
+    for experiment in ALL:
+        section = site.section(experiment)
+        said = [item for part in section.find_class("verdict") for item in part.iterfind("li")]
+        texts = [item.text_content().removeprefix(item.find("span").text_content()) for item in said]
+        wanted = [s["text"] for s in site.comparison(experiment)["verdict"] if s["kind"] != "caveat"]
+        assert sorted(texts) == sorted(wanted)
+        whole = section.text_content()
+        assert whole.index(wanted[0]) < whole.index("Loss curves")
+
+
+def test_caveat_stands_above_everything_where_the_scale_means_nothing(site: Site) -> None:
+    caveat = site.comparison("figure_6")["caveat"]
+    section = site.section("figure_6")
+    assert section.find_class("caveat")[0].text_content() == caveat
+    assert section.text_content().index(caveat) < section.text_content().index("Result")
+    assert not site.section("figure_3").find_class("caveat")
+
+
+def test_pairs_show_differences_speedup_and_not_reached(site: Site) -> None:
+    comparison = site.comparison("figure_3")
+    section = site.section("figure_3")
+    rows = section.get_element_by_id("cpu-figure_3-pairs").findall(".//tbody/tr")
+    assert len(rows) == len(comparison["pairs"])
+    for row, pair in zip(rows, comparison["pairs"], strict=True):
+        cells = cells_of(row)
+        assert cells["equal_flops"].text == signed_text(pair["equal_flops"]["difference"])
+        assert json.loads(cells["heldout"].get("data-value")) == pair["heldout"]["difference"]["value"]
+        speedup = pair["equal_loss"]["speedup"]
+        assert cells["equal_loss"].text == number_text(speedup["steps"])
+        for name, words in (("flops", "FLOPs"), ("data_tokens", "data tokens"), ("hours", "hours")):
+            assert f"{number_text(speedup[name])} in {words}" in cells["equal_loss"].text_content()
+    moe = site.comparison("figure_1")["pairs"][0]
+    assert moe["equal_loss"]["status"] == "not_reached"
+    cell = cells_of(site.section("figure_1").get_element_by_id("cpu-figure_1-pairs").find(".//tbody/tr"))
+    assert cell["equal_loss"].text == "not reached"
+    assert moe["equal_loss"]["note"] in cell["equal_loss"].get("title")
+
+
+def test_grid_tables_hold_every_cell_beside_the_papers(site: Site) -> None:
+    comparison = site.comparison("figure_4")
+    section = site.section("figure_4")
+    tables = [table for table in section.iterfind(".//table") if table.get("data-grid") == "final_loss"]
+    grids = [grid for grid in comparison["grids"] if grid["metric"] == "final_loss"]
+    assert len(tables) == len(grids) == 2
+    for table, grid in zip(tables, grids, strict=True):
+        shown = [
+            (json.loads(cell.get("data-value")), cell.text_content())
+            for cell in table.iterfind(".//tbody/tr/td")
+        ]
+        assert [value for value, _ in shown] == [cell["value"]["value"] for cell in grid["cells"]]
+        for (_, text), cell in zip(shown, grid["cells"], strict=True):
+            assert f"paper {number_text(cell['published'])}" in text
+            assert ("(bag)" in text) == cell["bag_loss_only"]
+        best = table.find_class("best")[0]
+        top = max(
+            (c for c in grid["cells"] if c["gain"]["value"] is not None),
+            key=lambda cell: cell["gain"]["value"],
+        )
+        assert json.loads(best.get("data-value")) == top["value"]["value"]
+
+
+def test_all_links_lead_somewhere(site: Site) -> None:
+    document = site.document()
+    ids = {element.get("id") for element in document.iter() if element.get("id")}
+    links = [link for link in document.iterfind(".//a") if link.get("href")]
+    assert len(links) > 100
+    for link in links:
+        target = link.get("href")
+        if target.startswith("#"):
+            assert target[1:] in ids, target
+        else:
+            assert (site.page.parent / target).is_file(), target
+    assert len(ids) == sum(1 for element in document.iter() if element.get("id")), "an id appears twice"
+
+
+def test_nothing_is_loaded_from_elsewhere(site: Site) -> None:
+    document = site.document()
+    for element in document.iter():
+        for attribute in ("src", "srcset", "data", "poster", "action", "{http://www.w3.org/1999/xlink}href"):
+            value = element.get(attribute)
+            assert value is None or value.startswith(("data:", "#")), (element.tag, attribute, value)
+        if element.tag == "link":
+            assert element.get("href").startswith("data:")
+    text = site.page.read_text()
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "@import" not in style and "url(" not in style
+
+
+def test_names_cannot_break_out_of_the_page(site: Site) -> None:
+    text = site.page.read_text()
+    assert "<b>bold</b>" not in text
+    assert HOSTILE in site.section("figure_6").text_content()
+    data = site.document().get_element_by_id("smoke-figure_6-curves").text_content()
+    assert HOSTILE in [run["label"] for run in json.loads(data)["runs"]]
+
+
+def test_data_section_is_the_manifest(site: Site) -> None:
+    manifest = load_manifest(site.root / "results/data/packages/manifest.json")
+    section = site.document().get_element_by_id("data")
+    shown = [
+        json.loads(cell.get("data-value")) for cell in section.iterfind(".//td") if cell.get("data-value")
+    ]
+    documents = manifest.documents
+    wanted = [*documents.read_by_source.values()]
+    wanted += [count for reasons in documents.dropped.values() for count in reasons.values()]
+    wanted += [*documents.duplicates.values(), documents.kept]
+    for split in (manifest.train, manifest.heldout):
+        wanted += [split.documents, split.tokens]
+    assert shown == wanted
+    text = section.text_content()
+    assert manifest.warnings[0] in text and manifest.train.shards[0].sha256 in text and "too_short" in text
+
+
+def test_provenance_names_commit_versions_machine_config_and_command(site: Site) -> None:
+    text = " ".join(site.document().get_element_by_id("provenance").text_content().split())
+    for wanted in ("0123456789ab", "torchtitan 0.3.0", "2 CPU cores", "experiments: [figure_3]"):
+        assert wanted in text
+    assert "snakemake figure_3 figure_4 figure_1 figure_6 --config scale=cpu" in text
+    section = site.section("figure_3").text_content()
+    assert "snakemake figure_3 --config scale=cpu" in section
+    resolved = (site.root / "results/train/pair-tst/bag6-300/stage.yaml").read_text()
+    assert resolved.strip() in section
+    # Runs of 50, 50, 90 and 125 s that share no stage.
+    assert "Provenance: 9 stages, 5.2 min of device time" in section
+
+
+def test_the_same_sources_give_the_same_bytes(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(site.root)
+    before = site.page.read_bytes()
+    assert page.main(page_arguments(site.folders)) == 0
+    assert site.page.read_bytes() == before
+
+
+def test_curves_of_the_chart_are_those_of_the_file(site: Site) -> None:
+    import pandas as pd
+
+    data = json.loads(site.document().get_element_by_id("cpu-figure_3-curves").text_content())
+    curves = pd.read_csv(site.root / site.folders["figure_3"] / "curves.csv")
+    assert [axis["key"] for axis in data["axes"]] == ["step", "flops", "data_tokens", "hours"]
+    for run in data["runs"]:
+        mine = curves[curves["run"] == run["name"]]
+        for column in ("step", "flops", "data_tokens", "hours", "loss", "smoothed"):
+            shown = [value for segment in run["segments"] for value in segment[column]]
+            assert shown == pytest.approx(mine[column].tolist(), rel=1e-6)
+        bags = [segment["bag"] for segment in run["segments"]]
+        assert bags == ([True, False, False] if run["name"] == "tst" else [False, False])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda root: (root / "figures.json").unlink(), "draw the figures first"),
+        (lambda root: _edit(root / "figures.json", '"scale": "cpu"', '"scale": "gpu"'), "at scale gpu, but"),
+        (lambda root: _edit(root / "figures.json", '"format": 1', '"format": 9'), "format is 9"),
+        (lambda root: (root / "loss_steps.svg").unlink(), "loss_steps.svg, which does not exist"),
+    ],
+)
+def test_figures_that_do_not_belong_are_refused(
+    site: Site,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Any,
+    message: str,
+) -> None:
+    monkeypatch.chdir(site.root)
+    folder = site.folders["figure_3"]
+    copy = tmp_path / "figures"
+    copy.mkdir()
+    for file in figures_folder(folder).iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    change(copy)
+    out = tmp_path / "index.html"
+    assert page.main(["--out", str(out), "--experiment", f"{folder}:{copy}"]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_an_experiment_given_twice_is_refused(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(site.root)
+    one = f"{site.folders['figure_3']}:{figures_folder(site.folders['figure_3'])}"
+    assert page.main(["--out", str(tmp_path / "x.html"), "--experiment", one, "--experiment", one]) == 2
+    assert "cpu-figure_3 is given twice" in capsys.readouterr().err
+
+
+def test_colours_can_be_read_on_their_ground() -> None:
+    """WCAG 2: 4.5 for text, 3 for the lines that a figure is read from, in light and in dark."""
+    css = Path(page.__file__).with_name("page.css").read_text()
+    blocks = re.findall(r":root \{(.*?)\}", css, flags=re.DOTALL)[:2]
+    assert len(blocks) == 2
+    for block in blocks:
+        colours = dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6})", block))
+        for name in ("ink", "muted", "link"):
+            assert _contrast(colours[name], colours["paper"]) >= 4.5, name
+        assert _contrast(colours["warn"], colours["warn-ground"]) >= 4.5
+        for name in ("base-0", "base-1", "series-0", "series-1", "series-2"):
+            assert _contrast(colours[name], colours["paper"]) >= 3, name
+
+
+def _edit(path: Path, before: str, after: str) -> None:
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+
+
+def _contrast(first: str, second: str) -> float:
+    """Contrast ratio of two hex colours, from their relative luminances."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    bright, dark = sorted((luminance(first), luminance(second)), reverse=True)
+    return (bright + 0.05) / (dark + 0.05)

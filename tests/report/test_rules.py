@@ -1,0 +1,156 @@
+"""The rules draw figures and page, redraw what an edit touches and nothing else, and feed Snakemake's own report."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from tests.report import experiments, stages
+from tst_titan.data.mutual_information import Row, fit_power_law
+
+REPOSITORY = Path(__file__).parents[2]
+REPORT = REPOSITORY / "tst_titan" / "report"
+SNAKEFILE = """
+configfile: "configs/demo.yaml"
+include: "workflow/rules/common.smk"
+include: "workflow/rules/report.smk"
+localrules: all
+rule all:
+    default_target: True
+    input: f"{RESULTS}/report/index.html"
+"""
+PAIR = "title: A pair\nshows: Nothing.\nkind: pair\nruns:\n  baseline: {}\n  tst: {bags: [{}]}\n"
+STATISTICS = "title: Statistics\nshows: Nothing.\nkind: corpus_statistics\n"
+
+
+def snakemake(root: Path, *arguments: str) -> str:
+    """Output of a Snakemake call in ``root``; fails the test if it fails."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment |= {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(root / "cache")}
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def planned(root: Path) -> set[str]:
+    """Rules that a dry run would run."""
+    return set(re.findall(r"^(?:local)?rule (\w+):", snakemake(root, "--dry-run"), flags=re.MULTILINE)) - {
+        "all"
+    }
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository's code and configs in which everything before the report is made already."""
+    root = tmp_path_factory.mktemp("repository")
+    for name in ("tst_titan", "workflow", "configs", "envs"):
+        shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "Snakefile").write_text(SNAKEFILE)
+    (root / "configs/experiments/a_pair.yaml").write_text(PAIR)
+    (root / "configs/experiments/a_statistic.yaml").write_text(STATISTICS)
+    (root / "configs/demo.yaml").write_text("scale: smoke\nexperiments: [a_pair, a_statistic]\n")
+    corpus = re.search(r"corpus: (\w+)", (root / "configs/scales/smoke.yaml").read_text())
+    assert corpus is not None
+    with contextlib.chdir(root):
+        data = Path("results/data") / corpus.group(1)
+        stages.write_data_manifest(data)
+        (data / "statistics").mkdir()
+        (data / "statistics/mutual_information.json").write_text(json.dumps(statistics()))
+        spec = experiments.smoke(Path("results")) | {"experiment": "a_pair"}
+        experiments.build(Path("results"), spec)
+    return root
+
+
+def statistics() -> dict[str, object]:
+    """A mutual-information file."""
+    rows = [Row(d, 9_000, 900, 1.6 + 2 / d, 1.4 + 2 / d, 1.2 + 2 / d) for d in range(1, 31)]
+    return {
+        "format": 1, "corpus": "smoke", "vocab_size": 1024, "tokens_sampled": 3_000_000, "unit": "nats",
+        "estimator": "grassberger", "table": [asdict(row) for row in rows], "shuffled": asdict(rows[-1]),
+        "fits": {"grassberger": asdict(fit_power_law(rows))},
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_rules_build_redraw_what_an_edit_touches_and_fill_snakemakes_report(repository: Path) -> None:
+    snakemake(repository)
+    text = (repository / "results/report/index.html").read_text()
+    assert 'id="smoke-a_pair"' in text and 'id="corpus-mutual_information"' in text
+    assert "configs/demo.yaml" in text and str(repository) not in text
+    assert (repository / "results/figures/smoke/a_pair/loss_steps.pdf").is_file()
+    assert (repository / "results/figures/smoke/a_statistic/mutual_information.svg").is_file()
+    assert "Nothing to be done" in snakemake(repository, "--dry-run")
+
+    snakemake(repository, "--report", "snakemake-report.html")
+    report = (repository / "snakemake-report.html").read_text()
+    for caption in ("Training loss of every run against data tokens", "Mutual information of two tokens against",
+                    "The project's report: one self-contained page", "Experiment a_pair at scale smoke"):  # fmt: skip
+        assert caption in report
+
+    edits: list[tuple[str, set[str]]] = [
+        ("tst_titan/report/page.css", {"report"}),
+        ("tst_titan/report/draw_results.py", {"figures", "report"}),
+        ("tst_titan/report/terminal.py", set()),
+    ]
+    for name, rules in edits:
+        path = repository / name
+        before, times = path.read_bytes(), path.stat()
+        path.write_bytes(before + (b"\n# \n" if path.suffix == ".py" else b"\n"))
+        assert planned(repository) == rules, name
+        path.write_bytes(before)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of tst_titan.report that a module imports, directly or through another."""
+    found: set[str] = set()
+    waiting = [path]
+    while waiting:
+        tree = ast.parse(waiting.pop().read_text())
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.ImportFrom)
+                and node.module
+                and node.module.startswith("tst_titan.report.")
+            ):
+                name = node.module.removeprefix("tst_titan.report.") + ".py"
+                if name not in found:
+                    found.add(name)
+                    waiting.append(REPORT / name)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("module", "variable"), [("figures.py", "FIGURE_MODULES"), ("page.py", "PAGE_MODULES")]
+)
+def test_rules_list_every_module_that_they_draw_with(module: str, variable: str) -> None:
+    rules = (REPOSITORY / "workflow/rules/report.smk").read_text()
+    assignment = re.search(rf"^{variable} = \((.*?)^\)", rules, flags=re.MULTILINE | re.DOTALL)
+    assert assignment is not None
+    listed = set(eval(f"({assignment.group(1)})"))
+    code = {name for name in listed if name.endswith(".py")}
+    assert code == imports_of(REPORT / module) | {module}
+    if variable == "PAGE_MODULES":
+        others = {path.name for path in REPORT.iterdir() if path.suffix in (".html", ".css", ".js")}
+        assert listed - code == others
+
+
+def test_the_report_needs_neither_torch_nor_snakemake() -> None:
+    script = (
+        "import sys; import tst_titan.report.figures, tst_titan.report.page, tst_titan.report.terminal;"
+        "found = [name for name in ('torch', 'torchtitan', 'snakemake', 'datatrove') if name in sys.modules];"
+        "sys.exit(str(found) if found else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
