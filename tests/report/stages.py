@@ -54,7 +54,8 @@ def segments(total: int, bag_size: int = 1, bag_steps: int = 0, decay: float = 0
     parts = [Segment("bag", bag_size, 0, bag_steps)] if bag_steps else []
     if bag_steps == total:
         return parts
-    return [*parts, Segment("token", 1, bag_steps, decay_start), Segment("decay", 1, decay_start, total)]
+    parts += [Segment("token", 1, bag_steps, decay_start), Segment("decay", 1, decay_start, total)]
+    return [part for part in parts if part.start < part.end]
 
 
 def write_run(

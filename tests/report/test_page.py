@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import lxml.html
 import pytest
 
 from tests.report.conftest import HOSTILE, Site, figures_folder, page_arguments
@@ -178,6 +179,22 @@ def test_nothing_is_loaded_from_elsewhere(site: Site) -> None:
     text = site.page.read_text()
     style = text[text.index("<style>") : text.index("</style>")]
     assert "@import" not in style and "url(" not in style
+
+
+def test_large_experiments_inline_one_static_curve_and_link_the_others(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(site.root)
+    monkeypatch.setattr(page, "_MANY_RUNS", 4)
+    folders = {name: site.folders[name] for name in ("figure_3", "figure_4")}
+    out = tmp_path / "index.html"
+    assert page.main([*page_arguments(folders), "--out", str(out)]) == 0
+    document = lxml.html.fromstring(out.read_text())
+    for name, inlined in (("figure_3", 4), ("figure_4", 1)):
+        section = document.get_element_by_id(f"cpu-{name}")
+        assert len(section.find_class("static-curves")[0].findall(".//svg")) == inlined
+        links = [link.get("href") for link in section.iterfind(".//figcaption//a")]
+        assert sum("/loss_" in link and link.endswith(".svg") for link in links) == 4
 
 
 def test_names_cannot_break_out_of_the_page(site: Site) -> None:

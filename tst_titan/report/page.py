@@ -34,6 +34,7 @@ _TAGS = {
 _FIRST_SENTENCES = {"result": 4, "noise": 2, "reproduction": 3, "warning": 3, "gap": 2}
 _FIRST_FIGURES = 2
 _LONG_TABLE = 24
+_MANY_RUNS = 24
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ def _experiment(experiment: Experiment, folder: Path, out: Path) -> dict[str, An
         "results": results[:_FIRST_FIGURES],
         "more_results": results[_FIRST_FIGURES:],
         "curves": curves,
+        "inlined_curves": curves if len(experiment.runs) <= _MANY_RUNS else curves[:1],
         "curves_caption": curve_note(experiment),
         "chart": as_script(chart_data(experiment)),
         "run_count": len(experiment.runs),

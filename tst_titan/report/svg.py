@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 from tst_titan.errors import UserError
 from tst_titan.report.style import CSS_VARIABLES
 
-_PATH = re.compile(r' d="([^"]*)"')
+_ATTRIBUTE = re.compile(r'( (?:d|x|y|points)=")([^"]*)(")')
 _LONG = re.compile(r"(\.\d\d)\d+")
 
 
@@ -36,17 +36,17 @@ def inline_svg(path: Path, prefix: str, alt: str) -> Markup:
     # Matplotlib's rule for "*" would apply to the whole page; page.css has it for figures alone.
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)
+    wanted = set(re.findall(r"(?:href=\"|url\()#([^\")]+)", text))
+    text = re.sub(
+        r' id="([^"]+)"', lambda found: f' id="{prefix}-{found[1]}"' if found[1] in wanted else "", text
+    )
     text = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", text)
     # A hundredth of a point is finer than any screen or printer draws.
-    text = _PATH.sub(lambda found: f' d="{_LONG.sub(_cut, found.group(1))}"', text)
+    text = _ATTRIBUTE.sub(lambda found: found[1] + _LONG.sub(r"\1", found[2]) + found[3], text)
+    text = re.sub(r">\s+<", "><", text)
     for colour, variable in CSS_VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     head, rest = text.split(">", 1)
     head = re.sub(r' (?:width|height)="[^"]*"', "", head)
     return Markup(f'{head} role="img" aria-label="{escape(alt)}">{rest}')
-
-
-def _cut(found: re.Match[str]) -> str:
-    return found.group(1)
