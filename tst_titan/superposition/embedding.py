@@ -72,8 +72,10 @@ class _BagMeanOnCPU(torch.autograd.Function):
         ctx.weight_shape, ctx.dtype, ctx.sharded = weight.shape, weight.dtype, held is not None
         include = None if held is None else held.to(weight.dtype)
         if weight.dtype in (torch.float32, torch.float64):
-            total = functional.embedding_bag(ids, weight, mode="sum", per_sample_weights=include)
-            return total.div_(ids.shape[1])
+            # Shares of 1 / s in the sum cost nothing; dividing the sum would be one more pass over it.
+            shares = torch.ones_like(ids, dtype=weight.dtype) if include is None else include
+            shares /= ids.shape[1]
+            return functional.embedding_bag(ids, weight, mode="sum", per_sample_weights=shares)
         # There embedding_bag rounds the sum, and then the mean, to the low precision.
         total = weight.new_zeros(ids.shape[0], weight.shape[1], dtype=torch.float32)
         for k in range(ids.shape[1]):
@@ -96,17 +98,23 @@ class _BagMeanOnCPU(torch.autograd.Function):
         latents = order.div_(bag_size, rounding_mode="floor").to(torch.int32)
         offsets = functional.pad(ends, (1, 0)).to(torch.int32)
         wide = torch.promote_types(gradient.dtype, torch.float32)
-        shares = gradient.to(wide) / bag_size
+        gradient = gradient.to(wide)
         if ctx.dtype == wide:
-            return _sums(shares, latents, offsets), None, None
+            return _shared_out(gradient, latents, offsets, bag_size), None, None
         result = gradient.new_empty(rows, width, dtype=ctx.dtype)
         for start in range(0, rows, _GRADIENT_ROWS):
             bounds = offsets[start : start + _GRADIENT_ROWS + 1]
             own = latents[int(bounds[0]) : int(bounds[-1])]
-            result[start : start + _GRADIENT_ROWS] = _sums(shares, own, bounds - bounds[0])
+            part = _shared_out(gradient, own, bounds - bounds[0], bag_size)
+            result[start : start + _GRADIENT_ROWS] = part
         return result, None, None
 
 
-def _sums(shares: torch.Tensor, latents: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-    """Row r: the sum of ``shares[latents[offsets[r] : offsets[r + 1]]]``; (N, D) -> (len(offsets) - 1, D)."""
-    return functional.embedding_bag(latents, shares, offsets, mode="sum", include_last_offset=True)
+def _shared_out(
+    gradient: torch.Tensor, latents: torch.Tensor, offsets: torch.Tensor, bag_size: int
+) -> torch.Tensor:
+    """Row r: the sum of ``gradient[latents[offsets[r] : offsets[r + 1]]] / bag_size``; R + 1 offsets -> (R, D)."""
+    shares = gradient.new_full(latents.shape, 1.0 / bag_size)
+    return functional.embedding_bag(
+        latents, gradient, offsets, mode="sum", per_sample_weights=shares, include_last_offset=True
+    )
