@@ -94,6 +94,7 @@ def test_rules_build_redraw_what_an_edit_touches_and_fill_snakemakes_report(repo
 
     snakemake(repository, "--report", "snakemake-report.html")
     report = (repository / "snakemake-report.html").read_text()
+    assert "loss_steps.svg" in report and "mutual_information.svg" in report
     for caption in ("Training loss of every run against data tokens", "Mutual information of two tokens against",
                     "The project's report: one self-contained page", "Experiment a_pair at scale smoke"):  # fmt: skip
         assert caption in report

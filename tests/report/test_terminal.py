@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.report import experiments
+from tests.report import experiments, stages
 from tests.report.conftest import PAGE, Site
 from tst_titan.compare import ComparisonSpec, compare, write_comparison
+from tst_titan.paper import SEVEN_TASKS
 from tst_titan.report import terminal
 
 
@@ -19,6 +20,21 @@ def test_saved_text_is_the_comparisons_own(
     monkeypatch.chdir(tmp_path)
     spec = make(Path("results"))  # type: ignore[operator]
     comparison = compare(ComparisonSpec.from_mapping(spec))
+    write_comparison(comparison, Path("compared"))
+    assert terminal.main(["compared"]) == 0
+    assert capsys.readouterr().out == comparison.text() + "\n"
+
+
+def test_a_run_that_lacks_nothing_has_no_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = experiments.pair(Path("results"))
+    for run in spec["runs"][:2]:
+        tasks = dict.fromkeys((*SEVEN_TASKS, "continuation", "mmlu"), 0.4)
+        stages.write_tasks(Path("results"), f"pair-{run['name'][:3]}", run["stages"], tasks)
+    comparison = compare(ComparisonSpec.from_mapping(spec))
+    assert (comparison.table["missing"] == "").sum() == 2
     write_comparison(comparison, Path("compared"))
     assert terminal.main(["compared"]) == 0
     assert capsys.readouterr().out == comparison.text() + "\n"
