@@ -102,6 +102,12 @@ def test_runs_that_differ_only_at_the_switch_share_the_bag_phase(catalog):
     }
 
 
+def test_a_longer_decay_leaves_the_trunk_alone(catalog):
+    found = experiment(catalog, runs={"a": {}, "b": {"decay_times": 2.0}})
+    assert lineages(found.runs) == {"a": "token-90/decay-100", "b": "token-90/decay-110"}
+    assert found.runs[1].stages[1].config.schedule.decay_end == 110
+
+
 def test_bags_until_the_end_decay_as_bags(catalog):
     found = experiment(catalog, runs={"r": {"bags": [{"bag_fraction": 1.0}]}})
     (run,) = found.runs

@@ -179,7 +179,7 @@ class Drafter:
         if spec.epochs is not None:
             limit = round(steps * size.batch_sequences * size.sequence_length / spec.epochs)
         recipe = self._recipe_name(size_name, size, rate, seed, limit)
-        pieces = cut_into_pieces(steps, bags, self.scale.decay_fraction, spec.phase_decay, where)
+        pieces = cut_into_pieces(steps, bags, self.scale.decay_fraction, spec, where)
         return Draft(
             name=name,
             where=where,

@@ -75,6 +75,9 @@ class RunSpec(Strict):
         None, description="peak learning rate, instead of the scale's"
     )
     handover: HandoverConfig = Field(HandoverConfig(), description="at the switch from bags to tokens")
+    decay_times: PositiveFloat = Field(
+        1.0, description="factor on the decay's length; the trunk before it stays as it is"
+    )
     phase_decay: bool = Field(False, description="let every phase decay on its own (patch-level training)")
     paper: PublishedRun | None = Field(None, description="the paper's version of the run")
     epochs: PositiveFloat | None = Field(

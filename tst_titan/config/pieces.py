@@ -31,19 +31,25 @@ class Piece:
 
 
 def cut_into_pieces(
-    steps: int, bags: Sequence[BagSpec], decay_fraction: float, phase_decay: bool, where: str
+    steps: int, bags: Sequence[BagSpec], decay_fraction: float, spec: RunSpec, where: str
 ) -> Iterator[Piece]:
-    """Cut [0, steps) where the bag changes and where the decay begins; each piece is one stage."""
+    """Cut a run of ``steps`` steps where the bag changes and where the decay begins; each piece is one stage.
+
+    A run whose decay is longer or shorter than the scale's ends later or sooner; its trunk is the same.
+    """
+    decay_steps = round(steps * decay_fraction)
+    trunk = steps - decay_steps
+    total = trunk + round(decay_steps * spec.decay_times)
     ends: list[tuple[int, BagSpec | None]] = []
     reached = 0.0
-    for spec in bags:
-        assert spec.bag_fraction is not None  # defaults are filled in before
-        reached += spec.bag_fraction
-        ends.append((round(steps * reached), spec))
+    for given in bags:
+        assert given.bag_fraction is not None  # defaults are filled in before
+        reached += given.bag_fraction
+        ends.append((round(steps * reached), given))
     if reached > 1 + 1e-9:
         raise UserError(f"{where}: key bag_fraction: the bag phases take {reached:g} of the steps; at most 1")
     if not ends or ends[-1][0] < steps:
-        ends.append((steps, None))
+        ends.append((total, None))
     start = 0
     bag: BagSpec | None
     for end, bag in ends:
@@ -52,12 +58,13 @@ def cut_into_pieces(
                 f"{where}: key bag_fraction: a phase from step {start} to step {end} is empty; "
                 f"with {steps} steps give every bag phase at least one step and leave the token phase at least one"
             )
-        schedule_start, schedule_end = (start, end) if phase_decay else (0, steps)
-        decay_start = schedule_end - round((schedule_end - schedule_start) * decay_fraction)
+        decay_start, decay_end = trunk, total
+        if spec.phase_decay:
+            decay_start, decay_end = end - round((end - start) * decay_fraction), end
         for piece_start, piece_end in ((start, min(end, decay_start)), (max(start, decay_start), end)):
             if piece_end > piece_start:
                 decaying = piece_start >= decay_start
-                yield Piece(piece_start, piece_end, bag, decaying, start, decay_start, schedule_end)
+                yield Piece(piece_start, piece_end, bag, decaying, start, decay_start, decay_end)
         start = end
 
 

@@ -1,0 +1,122 @@
+"""What an edit reruns (docs/architecture.md), on a finished run of the smoke scale."""
+
+import json
+import os
+
+import pytest
+
+from tests.workflow.project import ProjectCopy
+
+pytestmark = pytest.mark.slow
+
+SCALE = "configs/scales/smoke.yaml"
+EXPERIMENT = "configs/experiments/figure_3a.yaml"
+AFTER_COMPARE = {"figures": 1, "report": 1}
+EVERYTHING_OF_ONE_RUN = {"export": 1, "heldout": 1, "evaluate_tasks": 1, "compare": 1, **AFTER_COMPARE}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    project = ProjectCopy.make(tmp_path_factory.mktemp("project"))
+    project.run()
+    return project
+
+
+@pytest.fixture
+def edit(project):
+    """Edit files for one test."""
+    edited = []
+
+    def change(path, old, new):
+        edited.append(path)
+        project.edit(path, old, new)
+        # A file system may keep times by the second; an edit comes later than the results.
+        future = (project.folder / path).stat().st_mtime + 5
+        os.utime(project.folder / path, (future, future))
+
+    yield change
+    for path in edited:
+        project.restore(path)
+
+
+def test_nothing_is_done_twice(project):
+    assert project.would_run() == {}
+
+
+def test_the_report_is_there_with_both_runs(project):
+    page = (project.folder / "results/report/index.html").read_text()
+    comparison = json.loads((project.folder / "results/compare/smoke/figure_3a/comparison.json").read_text())
+    assert "plumbing" in page and [run["role"] for run in comparison["runs"]] == ["baseline", "tst"]
+    for run in comparison["runs"]:
+        assert all(
+            run["metrics"][name]["value"] is not None
+            for name in ("final_loss", "heldout_nats_per_token", "heldout_bits_per_byte")
+        )
+        assert "accuracy/heldout_continuation" in run["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "expected"),
+    [
+        ("tst_titan/report/index.html", "<title>", "<title>Edited ", {"report": 1}),
+        ("tst_titan/report/style.py", '"""', '"""Edited. ', AFTER_COMPARE),
+        ("tst_titan/compare/arithmetic.py", '"""', '"""Edited. ', {"compare": 1, **AFTER_COMPARE}),
+        ("tst_titan/titan/trainer.py", '"""', '"""Edited. ', {}),
+        (SCALE, "limit: 20", "limit: 10", {"evaluate_tasks": 2, "compare": 1, **AFTER_COMPARE}),
+        (SCALE, "log_every: 1", "log_every: 2", {}),
+        (SCALE, "cpu_threads: 1", "cpu_threads: 1\n  processes_per_node: 2", {}),
+        ("configs/demo.yaml", 'wandb: "off"', "wandb: offline", {}),
+        (EXPERIMENT, "bags: [{}]", "bags: [{bag_size: 4}]", {"train": 3, **EVERYTHING_OF_ONE_RUN}),
+        (EXPERIMENT, "bags: [{}]", "bags: [{}]\n    decay_times: 2.0", {"train": 1, **EVERYTHING_OF_ONE_RUN}),
+    ],
+    ids=[
+        "report text",
+        "figure style",
+        "comparison code",
+        "training code",
+        "evaluation tasks",
+        "log frequency",
+        "processes",
+        "wandb",
+        "bag size",
+        "decay length",
+    ],
+)
+def test_an_edit_reruns_what_it_must_and_no_more(project, edit, path, old, new, expected):
+    edit(path, old, new)
+    assert project.would_run() == expected
+
+
+def test_a_filter_threshold_reruns_everything(project, edit):
+    edit("configs/corpora/smoke.yaml", "min_chars: 200", "min_chars: 220")
+    jobs = project.would_run()
+    assert jobs["filter_documents"] == 1 and jobs["train"] == 5 and jobs["compare"] == 1
+
+
+def test_an_edit_taken_back_reruns_nothing(project):
+    project.edit(EXPERIMENT, "bags: [{}]", "bags: [{bag_size: 4}]")
+    assert project.would_run()["train"] == 3
+    project.restore(EXPERIMENT)
+    assert project.would_run() == {}
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (("scale=smok",), ["unknown scale 'smok'", "did you mean 'smoke'", "gpu"]),
+        (("scal=smoke",), ["unknown key scal", "did you mean 'scale'"]),
+        (("scale=smoke", "experiments=[figure_33]"), ["unknown experiment 'figure_33'", "figure_3a"]),
+        (("scale=smoke", "wandb=sometimes"), ["wandb", "'sometimes'", "'offline'"]),
+    ],
+)
+def test_a_mistake_in_the_config_is_told_before_any_job(project, config, words):
+    done = project.snakemake("-n", config=config)
+    text = done.stdout + done.stderr
+    assert done.returncode != 0 and all(word in text for word in words), text
+    assert "Traceback" not in text
+
+
+def test_a_vocabulary_smaller_than_the_tokenizers_is_refused_before_any_job(project, edit):
+    edit("configs/models/cpu-tiny.yaml", "vocab_size: 1024", "vocab_size: 1000")
+    done = project.snakemake("-n")
+    assert done.returncode != 0 and "vocab_size: found 1000" in done.stderr and "1024 entries" in done.stderr
