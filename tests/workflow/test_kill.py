@@ -1,0 +1,82 @@
+"""Training killed in the middle of the pipeline: the same command ends with the same losses."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+import yaml
+
+from tests.workflow.project import ProjectCopy
+
+pytestmark = pytest.mark.slow
+
+STAGES = ("token-180", "token-180/decay-200", "bag2-50", "bag2-50/token-180", "bag2-50/token-180/decay-200")
+
+
+@pytest.fixture(scope="module")
+def projects(tmp_path_factory):
+    """Two copies of a project with longer stages, on the same corpus."""
+    first = ProjectCopy.make(tmp_path_factory.mktemp("undisturbed"))
+    path = first.folder / "configs/scales/smoke.yaml"
+    scale = yaml.safe_load(path.read_text())
+    scale["sizes"] = {"small": {**scale["sizes"]["small"], "steps": {"short": 200}}}
+    scale["runtime"] = {**scale["runtime"], "checkpoint_every": 20}
+    path.write_text(yaml.safe_dump(scale))
+    manifests = [f"results/train/smoke-small/{stage}/manifest.json" for stage in STAGES]
+    first.run(*manifests)
+    second = first.folder.parent / "disturbed"
+    shutil.copytree(first.folder, second, ignore=shutil.ignore_patterns("train", ".snakemake"))
+    return first, ProjectCopy(second), manifests
+
+
+def test_killed_training_ends_with_the_same_losses_bit_for_bit(projects):
+    first, second, manifests = projects
+    killed = _run_and_kill(second, manifests[-2], after_step=100)
+    assert killed.returncode != 0
+    assert not (second.folder / manifests[-2]).exists()
+    assert (second.folder / manifests[2]).exists(), "a finished parent must survive its child's death"
+    second.run(*manifests)
+    for stage in STAGES:
+        expected, found = (
+            [json.loads(line) for line in (p.folder / f"results/train/smoke-small/{stage}/metrics.jsonl").open()]
+            for p in (first, second)
+        )
+        assert [(line["step"], line["loss"], line["grad_norm"]) for line in found] == [
+            (line["step"], line["loss"], line["grad_norm"]) for line in expected
+        ]
+
+
+def _run_and_kill(project: ProjectCopy, manifest: str, after_step: int) -> subprocess.CompletedProcess:
+    """Run snakemake for one stage and kill its training process with SIGKILL once a step is logged."""
+    import threading
+
+    folder = project.folder / manifest
+    metrics = folder.with_name("metrics.jsonl")
+    done = threading.Event()
+
+    def kill() -> None:
+        while not done.is_set():
+            if metrics.exists() and any(
+                json.loads(line)["step"] >= after_step for line in metrics.read_text().splitlines() if line.endswith("}")
+            ):
+                found = subprocess.run(
+                    ["pgrep", "-f", f"tst_titan.titan.train .*{folder.parent.relative_to(project.folder)}$"],
+                    capture_output=True,
+                    text=True,
+                )
+                for process in found.stdout.split():
+                    os.kill(int(process), signal.SIGKILL)
+                return
+            time.sleep(0.005)
+
+    watcher = threading.Thread(target=kill)
+    watcher.start()
+    try:
+        return project.snakemake(manifest)
+    finally:
+        done.set()
+        watcher.join()
