@@ -27,6 +27,11 @@ def _add_commands(commands: argparse._SubParsersAction) -> None:
     from tst_titan import launch
 
     launch.add_arguments(commands.add_parser("train", help="train one stage of the tree, all its processes"))
+    # The regression needs pandas and scipy, which a training job should not wait for.
+    if "recommend" in sys.argv or "--help" in sys.argv or "-h" in sys.argv:
+        from tst_titan.paper import recommend
+
+        recommend.add_arguments(commands.add_parser("recommend", help="choose s and r for a budget"))
 
 
 if __name__ == "__main__":
