@@ -32,7 +32,9 @@ class ProjectCopy:
                 shutil.copy(source, folder / name)
         return cls(folder)
 
-    def snakemake(self, *arguments: str, config: tuple[str, ...] = ("scale=smoke",)) -> subprocess.CompletedProcess:
+    def snakemake(
+        self, *arguments: str, config: tuple[str, ...] = ("scale=smoke",)
+    ) -> subprocess.CompletedProcess:
         """Run snakemake here with the environment's own commands first on the path."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE")}
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"

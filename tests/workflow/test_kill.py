@@ -42,7 +42,10 @@ def test_killed_training_ends_with_the_same_losses_bit_for_bit(projects):
     second.run(*manifests)
     for stage in STAGES:
         expected, found = (
-            [json.loads(line) for line in (p.folder / f"results/train/smoke-small/{stage}/metrics.jsonl").open()]
+            [
+                json.loads(line)
+                for line in (p.folder / f"results/train/smoke-small/{stage}/metrics.jsonl").open()
+            ]
             for p in (first, second)
         )
         assert [(line["step"], line["loss"], line["grad_norm"]) for line in found] == [
@@ -61,7 +64,9 @@ def _run_and_kill(project: ProjectCopy, manifest: str, after_step: int) -> subpr
     def kill() -> None:
         while not done.is_set():
             if metrics.exists() and any(
-                json.loads(line)["step"] >= after_step for line in metrics.read_text().splitlines() if line.endswith("}")
+                json.loads(line)["step"] >= after_step
+                for line in metrics.read_text().splitlines()
+                if line.endswith("}")
             ):
                 found = subprocess.run(
                     ["pgrep", "-f", f"tst_titan.titan.train .*{folder.parent.relative_to(project.folder)}$"],

@@ -1,8 +1,8 @@
 """Held-out loss of an exported model: ``python -m tst_titan.evaluate.heldout``.
 
-The held-out documents, one after another with their end-of-text tokens, are cut into windows of the training sequence
-length that do not overlap, as training cuts its lanes. Every token but the very first is predicted exactly once, from the
-tokens before it in its window.
+The held-out documents, one after another with their end-of-text tokens, are cut into windows of the training
+sequence length that do not overlap, as training cuts its lanes. Every token but the very first is predicted exactly
+once, from the tokens before it in its window.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from functools import partial
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch.distributed.tensor import DTensor
+from torch.nn import functional
 from torchtitan.components.optimizer import register_moe_load_balancing_hook
 from torchtitan.distributed.pipeline_parallel import pipeline_llm
 from torchtitan.models import llama3, qwen3
@@ -59,7 +59,7 @@ class FullPrecisionExperts(GroupedExperts):
         gate_RF = self._grouped_mm(A=x_RD, B_t=gate_EFD.to(x_RD.dtype).transpose(-2, -1), offs=ends_E)
         up_RF = self._grouped_mm(A=x_RD, B_t=up_EFD.to(x_RD.dtype).transpose(-2, -1), offs=ends_E)
         return self._grouped_mm(
-            A=F.silu(gate_RF) * up_RF, B_t=down_EDF.to(x_RD.dtype).transpose(-2, -1), offs=ends_E
+            A=functional.silu(gate_RF) * up_RF, B_t=down_EDF.to(x_RD.dtype).transpose(-2, -1), offs=ends_E
         )
 
 

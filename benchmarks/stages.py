@@ -1,0 +1,167 @@
+"""Whole optimizer steps of the demo's model, and what a stage costs besides them: `python -m benchmarks.stages`.
+
+One process holds a token trainer and bag trainers and runs them in turn: a bag step reads s times the data of a
+token step and must cost little more. The paper's loop of s cross-entropies is the other bar.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.corpus import write_corpus
+from tst_titan.config.load import dump, load, write_if_changed
+from tst_titan.config.schema import ModelConfig, RuntimeConfig, StageConfig
+from tst_titan.config.stage_folder import StageFolder
+from tst_titan.titan import cpu
+
+DEVICE_TYPE = cpu.prepare()
+
+import torch  # noqa: E402
+from torchtitan.components.loss import BaseLoss  # noqa: E402
+
+from benchmarks.measure import interleave, peak_extra_bytes, ratio, set_pages, table, write  # noqa: E402
+from tst_titan.titan.job import Job  # noqa: E402
+from tst_titan.titan.loss import BagLoss  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+# The demo's shape: configs/scales/cpu.yaml.
+MODEL, LENGTH, SEQUENCES, VOCABULARY = "cpu-dense", 128, 32, 2048
+
+
+class LoopLoss(BagLoss):
+    """The paper's own code: one cross-entropy for each target of the bag."""
+
+    def __call__(
+        self,
+        pred: torch.Tensor,
+        labels: torch.Tensor,
+        global_valid_tokens: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Mean over the targets of ordinary cross-entropies, summed over positions."""
+        logits = pred.flatten(0, 1).float()
+        loss = logits.new_zeros(())
+        for k in range(self.bag_size):
+            target = labels[..., k].flatten()
+            loss = loss + torch.nn.functional.cross_entropy(logits, target, reduction="sum")
+        return loss / self.bag_size / labels[..., 0].numel(), {}
+
+
+def stage_folder(results: Path, name: str, bag_size: int, steps: int = 10_000) -> StageFolder:
+    """A root stage of the demo's shape, written as the workflow writes it."""
+    folder = results / "train" / "bench" / f"{name}-{steps}"
+    stage = StageConfig.model_validate(
+        {
+            "phase": "bag" if bag_size > 1 else "token",
+            "start_step": 0,
+            "end_step": steps,
+            "seed": 0,
+            "precision": "float32" if DEVICE_TYPE == "cpu" else "bfloat16",
+            "model": load(ModelConfig, ROOT / "configs" / "models" / f"{MODEL}.yaml"),
+            "data": {
+                "corpus": "bench",
+                "sequence_length": LENGTH,
+                "batch_sequences": SEQUENCES,
+                "allow_repeat": True,
+            },
+            "superposition": {"bag_size": bag_size} if bag_size > 1 else None,
+            "optimizer": {"learning_rate": 1e-3},
+            "schedule": {"warmup_steps": 10},
+        }
+    )
+    write_if_changed(folder / "stage.yaml", dump(stage))
+    write_if_changed(folder / "runtime.yaml", dump(RuntimeConfig(log_every=10**6, cpu_threads=1)))
+    return StageFolder.at(folder)
+
+
+def one_step(folder: StageFolder, loss: type[BaseLoss] | None = None) -> Any:
+    """A function that runs one optimizer step of a stage."""
+    trainer = Job(folder, "0" * 64, None, "bench").trainer_config().build()
+    if loss is not None:
+        trainer.loss_fn.__class__ = loss
+    trainer.stage_metrics.should_log = lambda step: False
+    batches = iter(trainer.dataloader)
+
+    def counted() -> Any:
+        while True:
+            batch = next(batches)
+            trainer.metrics_processor.data_loading_times.append(0.0)
+            yield batch
+
+    iterator = counted()
+
+    def step() -> None:
+        trainer.step += 1
+        trainer.train_step(iterator)
+
+    return step
+
+
+def stage_overhead(results: Path) -> dict[str, float]:
+    """Seconds of a whole stage of 20 steps and those outside its optimizer steps, as its manifest says."""
+    folder = stage_folder(results, "overhead", 1, steps=20)
+    started = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "tst_titan.cli", "train", str(folder.path)], check=True, capture_output=True
+    )
+    wall = time.perf_counter() - started
+    return {"wall_s": wall, "outside_steps_s": wall - folder.manifest()["stage_seconds"]}
+
+
+def main() -> int:
+    """Measure, print the ratios and write them as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench" / "stages.json")
+    parser.add_argument("--rounds", type=int, default=30)
+    parsed = parser.parse_args()
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    torch.set_num_threads(1)
+    set_pages("kept")
+    device = torch.device(DEVICE_TYPE)
+    with tempfile.TemporaryDirectory() as temporary:
+        results = Path(temporary)
+        write_corpus(results / "data" / "bench", tokens=400_000, vocab_size=VOCABULARY)
+        os.environ.update(
+            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="29511"
+        )
+        overhead = stage_overhead(results)
+        actions = {"token": one_step(stage_folder(results, "token", 1))}
+        for size in (2, 4, 8, 16):
+            actions[f"bag{size}"] = one_step(stage_folder(results, f"bag{size}", size))
+        actions["loop8"] = one_step(stage_folder(results, "loop8", 8), LoopLoss)
+        seconds = interleave(actions, parsed.rounds, device)
+        peaks = {name: float(peak_extra_bytes(action, device)) for name, action in actions.items()}
+    shape = f"{MODEL}, {SEQUENCES} x {LENGTH} latents"
+    common: dict[str, Any] = {"group": "whole step", "shape": shape, "device": device, "pages": "kept"}
+    targets = {"bag8": "<= 1.05", "bag16": "<= 1.08"}
+    ratios = [
+        ratio(seconds[name], seconds["token"], name=f"{name} / token", target=targets.get(name), **common)
+        for name in actions
+        if name != "token"
+    ]
+    memory = {**common, "group": "peak memory of a step"}
+    ratios += [
+        ratio([peaks[name]], [peaks["token"]], name=f"{name} / token", target="<= 1.03", **memory)
+        for name in ("bag8", "bag16")
+    ]
+    print(table(ratios))
+    print(
+        f"a stage of 20 steps: {overhead['wall_s']:.1f} s, {overhead['outside_steps_s']:.1f} s of it outside "
+        "optimizer steps (bound: 15 s)"
+    )
+    write(parsed.out, device, ratios, {"whole step": seconds})
+    content = json.loads(parsed.out.read_text()) | {"stage_overhead": overhead, "peak_bytes": peaks}
+    parsed.out.write_text(json.dumps(content, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
