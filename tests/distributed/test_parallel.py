@@ -56,7 +56,9 @@ def assert_same(found, expected, tolerance=2e-4):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_two_ranks_equal_one(results, one_process, layout):
     model, parallel = LAYOUTS[layout]
-    tree = Tree(results, model=model, recipe=f"two-{layout}").with_runtime(processes_per_node=2, parallel=parallel)
+    tree = Tree(results, model=model, recipe=f"two-{layout}").with_runtime(
+        processes_per_node=2, parallel=parallel
+    )
     assert_same(train_both_phases(tree), one_process["moe" if model is MOE else "dense"])
 
 
@@ -78,7 +80,9 @@ def test_the_number_of_ranks_may_change_between_stages_and_after_a_crash(results
     again = tree.stage("bag4-4/token-8/token-16")
     assert "resumes from its checkpoint of step 12" in train(again).stderr
     assert losses(again) == pytest.approx(expected, rel=1e-5)
-    assert again.manifest()["world_size"] == 1 and again.manifest()["position"] == longer.manifest()["position"]
+    assert (
+        again.manifest()["world_size"] == 1 and again.manifest()["position"] == longer.manifest()["position"]
+    )
 
 
 def test_chunked_loss_and_micro_batches_change_nothing(results, one_process):
