@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 BINARY = shutil.which("chromium") or shutil.which("chromium-browser")
-_PATIENCE_S = 60.0
+_PATIENCE_S = 180.0
 
 
 class Browser:
