@@ -24,7 +24,7 @@ def test_the_script_writes_every_comparison(tmp_path: Path) -> None:
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=True,
     ).stdout
     written = json.loads(output.read_text())

@@ -21,7 +21,7 @@ def test_the_kernels_equal_the_formulas() -> None:
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stdout
@@ -73,7 +73,7 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
         env=environment | {"TRITON_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(HERE.parents[1])},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -87,6 +87,6 @@ def test_the_package_imports_neither_triton_nor_anything_of_the_pipeline() -> No
         "print(sorted(name for name in new if name not in sys.stdlib_module_names))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=900, check=True
     )
     assert done.stdout.strip() == "['tst_titan']"
