@@ -25,7 +25,9 @@ def test_resolves_and_the_comparison_accepts_it(experiment, scale):
     assert len(spec.runs) == len(found.runs)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs/corpora").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs/corpora").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_every_corpus_parses(path):
     assert load_corpus(path).name == path.stem
 

@@ -5,7 +5,9 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -53,21 +55,21 @@ def test_killed_training_ends_with_the_same_losses_bit_for_bit(projects):
         ]
 
 
+def _last_step(metrics: Path) -> int:
+    """Step of the last whole line."""
+    lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
+    return max((json.loads(line)["step"] for line in lines if line.endswith("}\n")), default=0)
+
+
 def _run_and_kill(project: ProjectCopy, manifest: str, after_step: int) -> subprocess.CompletedProcess:
     """Run snakemake for one stage and kill its training process with SIGKILL once a step is logged."""
-    import threading
-
     folder = project.folder / manifest
     metrics = folder.with_name("metrics.jsonl")
     done = threading.Event()
 
     def kill() -> None:
         while not done.is_set():
-            if metrics.exists() and any(
-                json.loads(line)["step"] >= after_step
-                for line in metrics.read_text().splitlines()
-                if line.endswith("}")
-            ):
+            if _last_step(metrics) >= after_step:
                 found = subprocess.run(
                     ["pgrep", "-f", f"tst_titan.titan.train .*{folder.parent.relative_to(project.folder)}$"],
                     capture_output=True,

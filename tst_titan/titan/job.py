@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from tst_titan.config.parallel import data_parallel_ranks
 from tst_titan.config.schema import RuntimeConfig, StageConfig
 from tst_titan.config.stage_folder import StageFolder
 from tst_titan.errors import UserError
-from tst_titan.superposition import MutualInformationLaw, target_weights
+from tst_titan.superposition import MutualInformationLaw, expected_initial_loss, target_weights
 from tst_titan.titan import cpu
 from tst_titan.titan.checkpoints import StageCheckpoints
 from tst_titan.titan.embedding import superpose_input
@@ -182,8 +183,17 @@ class Job:
             data_tokens_before=parent["data_tokens"],
             flops_before=parent["flops"],
             flops_per_latent=self.flops_per_latent,
+            expected_first_loss=self._expected_first_loss(),
             peak_flops=self._peak_flops(),
         )
+
+    def _expected_first_loss(self) -> float | None:
+        sup = self.stage.superposition
+        if sup is None or sup.sides == "input_only":
+            return math.log(self.stage.model.vocab_size)
+        if sup.loss in ("hinge", "bce"):
+            return None
+        return expected_initial_loss(sup.loss, self.stage.model.vocab_size, sup.bag_size)
 
     def _peak_flops(self) -> float | None:
         if self.runtime.peak_tflops is not None:

@@ -58,7 +58,15 @@ class BagLoss(BaseLoss):
             pred = pred.to_local()
         if self.weights is not None and self.weights.device != pred.device:
             self.weights = self.weights.to(pred.device)
-        loss = bag_loss(self.name, pred.flatten(0, 1), labels.flatten(0, 1), self.weights, shard=shard)
+        loss = bag_loss(
+            self.name,
+            pred.flatten(0, 1),
+            labels.flatten(0, 1),
+            self.weights,
+            shard=shard,
+            # Nobody reads the head's output again: its storage takes the gradient.
+            overwrite_logits=pred.requires_grad,
+        )
         if global_valid_tokens is not None:
             loss = loss * self.bag_size / global_valid_tokens
         return loss, {}

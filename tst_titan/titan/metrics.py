@@ -40,6 +40,8 @@ class StageMetrics(MetricsProcessor):
         data_tokens_before: int = 0
         flops_before: float = 0.0
         flops_per_latent: float = 0.0
+        expected_first_loss: float | None = None
+        """What a cross-entropy starts near, ln(V) as a rule; None leaves the check out."""
         peak_flops: float | None = None
         """Of all processes together; None leaves MFU out."""
 
@@ -99,6 +101,7 @@ class StageMetrics(MetricsProcessor):
             return
         line = self._line(step, global_avg_loss, grad_norm, extra_metrics or {}, load)
         self.lines.append(line)
+        self._check_first_loss(step, global_avg_loss)
         self.logger.log({key: value for key, value in line.items() if isinstance(value, int | float)}, step)
         self._show(line)
 
@@ -130,6 +133,18 @@ class StageMetrics(MetricsProcessor):
             "peak_memory_gib": peak_memory_gib(),
             "expert_load": load,
         }
+
+    def _check_first_loss(self, step: int, loss: float) -> None:
+        expected = self.settings.expected_first_loss
+        if step != 1 or expected is None or 0.9 * expected <= loss <= 1.2 * expected:
+            return
+        print(
+            f"{self.settings.title}  warning: the first loss is {loss:.3f}, not near {expected:.3f}. A loss near "
+            f"{expected / self.settings.bag_size:.3f} would mean a cross-entropy divided by the bag size; a much larger "
+            "one, an initialisation that is too wide",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def _show(self, line: dict[str, Any]) -> None:
         c = self.settings
