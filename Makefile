@@ -26,7 +26,7 @@ demo: $(READY)
 	$(RUN) python -m tst_titan.report.terminal --report results/report/index.html results/compare/cpu/figure_3a
 
 test: $(READY)
-	$(RUN) python -m pytest
+	$(RUN) python -m pytest -n $(CORES) --dist loadfile
 
 lint: $(READY)
 	$(RUN) ruff check .

@@ -140,8 +140,8 @@ class StageMetrics(MetricsProcessor):
             return
         print(
             f"{self.settings.title}  warning: the first loss is {loss:.3f}, not near {expected:.3f}. A loss near "
-            f"{expected / self.settings.bag_size:.3f} would mean a cross-entropy divided by the bag size; a much larger "
-            "one, an initialisation that is too wide",
+            f"{expected / self.settings.bag_size:.3f} would mean a cross-entropy divided by the bag size; a much "
+            "larger one, an initialisation that is too wide",
             file=sys.stderr,
             flush=True,
         )
