@@ -33,7 +33,7 @@ from tst_titan.titan.loss import BagLoss  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 # The demo's shape: configs/scales/cpu.yaml.
-MODEL, LENGTH, SEQUENCES, VOCABULARY = "cpu-dense", 128, 32, 2048
+MODEL, LENGTH, SEQUENCES, VOCABULARY = "cpu-dense", 128, 32, 1024
 
 
 class LoopLoss(BagLoss):
