@@ -106,6 +106,7 @@ def stream(tmp_path_factory: pytest.TempPathFactory) -> TokenStream:
 
 
 @given(st.integers(0, sum(SIZES)), st.integers(0, sum(SIZES)))
+@settings(deadline=None)
 def test_stream_reads_any_range(stream: TokenStream, start: int, length: int) -> None:
     if start + length > len(stream):
         with pytest.raises(IndexError, match="not in a stream of 358"):
@@ -135,7 +136,7 @@ def test_more_shards_than_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
     length=st.integers(0, 700),
     data=st.data(),
 )
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_lanes_read_any_offset_and_wrap(
     stream: TokenStream, n_lanes: int, position: int, length: int, data: st.DataObject
 ) -> None:

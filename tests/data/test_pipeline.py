@@ -303,6 +303,16 @@ def test_user_errors(data: Path, tmp_path: Path, source: dict, changes: dict, me
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+def test_a_remote_source_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    source = {"kind": "parquet", "path": "hf://datasets/nobody/nothing"}
+    path = write_corpus(tmp_path, base_config([source]))
+    with pytest.raises(
+        UserError, match=r"source parquet: path: cannot read hf://datasets/nobody/nothing: .*offline"
+    ):
+        build(path, tmp_path / "out", until="filter")
+
+
 def test_command_line_reports_user_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["filter", "--folder", str(tmp_path)]) == 2
     assert "render the corpus config first" in capsys.readouterr().err

@@ -138,16 +138,9 @@ class SizeConfig(Strict):
     runtime: RuntimeConfig | None = Field(None, description="instead of the scale's runtime, for this size")
 
 
-class GridLimits(Strict):
+class GridLimits(GridSpec):
     """Thinner axes than an experiment asks for; an empty axis leaves the experiment's."""
 
-    bag_size: tuple[PositiveInt, ...] = ()
-    bag_fraction: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
-    learning_rate_times: tuple[PositiveFloat, ...] = ()
-    size: tuple[Size, ...] = ()
-    length: tuple[str, ...] = ()
-    weights: tuple[Weights, ...] = ()
-    epochs: tuple[PositiveFloat, ...] = ()
     seeds: PositiveInt | None = Field(None, description="at most this many seeds")
 
 
