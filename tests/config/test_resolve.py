@@ -159,6 +159,17 @@ def test_every_phase_can_decay_on_its_own(catalog):
     assert schedules[2].warmup_start == 25 and schedules[3].decay_start == 92
 
 
+def test_fixed_data_takes_fewer_steps_and_reads_no_more(catalog):
+    bags = [{"bag_size": 4, "bag_fraction": 0.4}]
+    found = experiment(catalog, runs={"baseline": {}, "patch": {"bags": bags, "fixed_data": True}})
+    assert found.runs[1].lineage == "bag4-10/token-63/decay-70"
+
+    def read(run):
+        return sum((s.config.end_step - s.config.start_step) * s.config.lane_advance for s in run.stages)
+
+    assert read(found.runs[0]) == read(found.runs[1])
+
+
 def test_the_longest_read_is_noted_for_the_check_before_training(catalog):
     found = experiment(catalog, runs={"tst": {"bags": [{}]}})
     # 25 bag steps of 4 * 16 tokens a lane, 75 token steps of 16, and the last window's lookahead.

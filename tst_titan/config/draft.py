@@ -174,6 +174,8 @@ class Drafter:
         size = self._size(size_name, where)
         steps = self._total_steps(size, spec, where)
         bags = tuple(self._with_defaults(bag, size) for bag in spec.bags)
+        if spec.fixed_data:
+            steps, bags = _on_fixed_data(steps, bags)
         rate = spec.learning_rate or size.learning_rate * spec.learning_rate_times
         limit = None
         if spec.epochs is not None:
@@ -227,3 +229,19 @@ class Drafter:
         if seed != self.scale.seed:
             parts.append(f"seed{seed}")
         return "-".join(parts)
+
+
+def _on_fixed_data(steps: int, bags: Sequence[BagSpec]) -> tuple[int, tuple[BagSpec, ...]]:
+    """Steps and bag phases of a run that reads as many tokens as ``steps`` plain steps.
+
+    A bag step reads s times the data of a token step, so a share f of the data takes f / s of the steps.
+    """
+    of_bags = [
+        round(steps * (bag.bag_fraction or 0) / (1 if bag.sides == "output_only" else bag.bag_size or 1))
+        for bag in bags
+    ]
+    total = sum(of_bags) + round(steps * (1 - sum(bag.bag_fraction or 0 for bag in bags)))
+    shares = [taken / total for taken in of_bags]
+    return total, tuple(
+        bag.model_copy(update={"bag_fraction": share}) for bag, share in zip(bags, shares, strict=True)
+    )

@@ -75,6 +75,11 @@ class RunSpec(Strict):
         None, description="peak learning rate, instead of the scale's"
     )
     handover: HandoverConfig = Field(HandoverConfig(), description="at the switch from bags to tokens")
+    fixed_data: bool = Field(
+        False,
+        description="read the baseline's data and no more: bag_fraction is then a share of the data, and the bag "
+        "phases take 1/s of those steps (patch-level training, arXiv 2407.12665)",
+    )
     decay_times: PositiveFloat = Field(
         1.0, description="factor on the decay's length; the trunk before it stays as it is"
     )

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tst_titan.config.counts import count_parameters
 from tst_titan.config.stage_folder import StageFolder, complete_checkpoints
 from tst_titan.errors import UserError
 
@@ -166,6 +167,9 @@ def _say_where_it_starts(folder: StageFolder, identity: str, parent: dict[str, A
             "they are left alone and not used",
             file=sys.stderr,
         )
+    counts = count_parameters(folder.stage.model)
+    active = "" if counts.active == counts.total else f", {counts.active:,} active"
+    print(f"{title}  {counts.total:,} parameters{active}", file=sys.stderr)
     origin = f"{parent['lineage']} at step {parent['end_step']}" if parent else "nothing"
     print(f"{title}  starts from {origin}", file=sys.stderr)
 
