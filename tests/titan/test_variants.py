@@ -1,6 +1,7 @@
 """Every variant of a bag stage through torchtitan's trainer: the first loss against the formulas in float64."""
 
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ cpu.prepare()
 from tst_titan.superposition import target_weights  # noqa: E402
 from tst_titan.titan.job import Job  # noqa: E402
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
     "input_only": {"sides": "input_only"},
     "output_only": {"sides": "output_only"},
