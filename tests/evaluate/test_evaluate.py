@@ -115,6 +115,11 @@ def test_labels_are_spread_over_the_four_places():
     assert all(labels.count(place) > 25 for place in range(4))
 
 
+def test_more_items_than_documents_take_other_pieces():
+    items = local_task.make_items(documents_for_tasks(), as_text, count=12, seed=1)
+    assert len(items) == 12 and len({item["context"] for item in items}) == 12
+
+
 def test_items_cut_inside_a_character_are_left_out():
     documents = [np.full(100, 7 + index) for index in range(6)]
     assert local_task.make_items(documents, lambda ids: "\ufffd", count=3, seed=0) == []

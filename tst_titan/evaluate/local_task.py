@@ -37,33 +37,43 @@ def make_items(documents: list[np.ndarray], decode: Any, count: int, seed: int) 
     need = CONTEXT_TOKENS + ENDING_TOKENS
     long_enough = [document for document in documents if len(document) >= need]
     items: list[dict[str, Any]] = []
-    order = generator.permutation(len(long_enough))
-    for index in order:
-        document = long_enough[index]
-        start = int(generator.integers(0, len(document) - need + 1))
-        context = decode(document[start : start + CONTEXT_TOKENS].tolist())
-        endings = [decode(document[start + CONTEXT_TOKENS : start + need].tolist())]
-        others = generator.choice(
-            np.delete(np.arange(len(long_enough)), index), size=CHOICES - 1, replace=False
-        )
-        for other in others:
-            piece = long_enough[other]
-            at = int(generator.integers(0, len(piece) - ENDING_TOKENS + 1))
-            endings.append(decode(piece[at : at + ENDING_TOKENS].tolist()))
-        # A piece may begin or end inside a character; such items would be decided by the broken byte.
-        if any("\ufffd" in text for text in (context, *endings)) or len(set(endings)) < CHOICES:
-            continue
-        place = generator.permutation(CHOICES)
-        items.append(
-            {
-                "context": context,
-                "endings": [endings[i] for i in place],
-                "label": int(np.flatnonzero(place == 0)[0]),
-            }
-        )
-        if len(items) == count:
-            break
+    # Round after round over the documents, a new piece of each, until there are enough or no more can be made.
+    contexts: set[str] = set()
+    before = -1
+    while len(items) < count and len(items) > before:
+        before = len(items)
+        for index in generator.permutation(len(long_enough)):
+            item = _item(long_enough, int(index), decode, generator)
+            if item is not None and item["context"] not in contexts:
+                contexts.add(item["context"])
+                items.append(item)
+            if len(items) == count:
+                break
     return items
+
+
+def _item(
+    documents: list[np.ndarray], index: int, decode: Any, generator: np.random.Generator
+) -> dict[str, Any] | None:
+    """One item from a random place of a document; None if a piece is cut inside a character or endings coincide."""
+    need = CONTEXT_TOKENS + ENDING_TOKENS
+    document = documents[index]
+    start = int(generator.integers(0, len(document) - need + 1))
+    context = decode(document[start : start + CONTEXT_TOKENS].tolist())
+    endings = [decode(document[start + CONTEXT_TOKENS : start + need].tolist())]
+    others = generator.choice(np.delete(np.arange(len(documents)), index), size=CHOICES - 1, replace=False)
+    for other in others:
+        piece = documents[other]
+        at = int(generator.integers(0, len(piece) - ENDING_TOKENS + 1))
+        endings.append(decode(piece[at : at + ENDING_TOKENS].tolist()))
+    place = generator.permutation(CHOICES)
+    if any("\ufffd" in text for text in (context, *endings)) or len(set(endings)) < CHOICES:
+        return None
+    return {
+        "context": context,
+        "endings": [endings[i] for i in place],
+        "label": int(np.flatnonzero(place == 0)[0]),
+    }
 
 
 def write_task(data_manifest: Path, out: Path, count: int, seed: int) -> int:
