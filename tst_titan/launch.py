@@ -44,7 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     attempts.begin(forced=arguments.again)
     environment = os.environ | runtime.environment | {"PYTHONUNBUFFERED": "1"}
     environment.setdefault("PYTHONWARNINGS", "ignore")
-    status = _wait(subprocess.Popen(command(folder), env=environment), folder)
+    _turn_signals_into_stops(folder)
+    status = subprocess.Popen(command(folder), env=environment).wait()
     if status != 0 and folder.runtime.world_size > 1 and (folder.path / "logs" / "interrupted").exists():
         status = EXIT_INTERRUPTED
     attempts.end(status)
@@ -98,8 +99,8 @@ def rendezvous(nodes: int) -> list[str]:
     ]
 
 
-def _wait(process: subprocess.Popen[bytes], folder: StageFolder) -> int:
-    """Wait for training; a signal to this process asks it to stop at the next step with a checkpoint.
+def _turn_signals_into_stops(folder: StageFolder) -> None:
+    """From now on a signal to this process asks training to stop at the next step with a checkpoint.
 
     torchrun kills its workers 30 s after a signal, which may be too short for a checkpoint: it gets none, the
     workers see a file instead.
@@ -110,7 +111,6 @@ def _wait(process: subprocess.Popen[bytes], folder: StageFolder) -> int:
 
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, ask_to_stop)
-    return process.wait()
 
 
 class Attempts:

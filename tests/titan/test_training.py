@@ -183,7 +183,10 @@ def _kill_after_step(folder, step: int, before_checkpoint: bool = False) -> None
 
 
 def _stop_after_step(folder, step: int) -> None:
+    left_by_the_last_attempt = folder.metrics_path.stat().st_ino
     process = _start(folder)
+    while folder.metrics_path.stat().st_ino == left_by_the_last_attempt:
+        time.sleep(0.01)  # a resuming stage rewrites its metrics before its first step
     _wait_for_step(folder, step)
     process.send_signal(signal.SIGTERM)
     # The stage may have finished before the signal arrived only if it is very short.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-COPIED = ("Snakefile", "workflow", "configs", "tst_titan")
+COPIED = ("Snakefile", "workflow", "configs", "envs", "tst_titan")
 
 
 @dataclass(frozen=True)
