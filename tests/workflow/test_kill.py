@@ -31,7 +31,8 @@ def projects(tmp_path_factory):
     manifests = [f"results/train/smoke-small/{stage}/manifest.json" for stage in STAGES]
     first.run(*manifests)
     second = first.folder.parent / "disturbed"
-    shutil.copytree(first.folder, second, ignore=shutil.ignore_patterns("train", ".snakemake"))
+    shutil.copytree(first.folder, second, ignore=shutil.ignore_patterns(".snakemake"))
+    shutil.rmtree(second / "results" / "train")
     return first, ProjectCopy(second), manifests
 
 

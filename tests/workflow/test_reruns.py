@@ -119,4 +119,5 @@ def test_a_mistake_in_the_config_is_told_before_any_job(project, config, words):
 def test_a_vocabulary_smaller_than_the_tokenizers_is_refused_before_any_job(project, edit):
     edit("configs/models/cpu-tiny.yaml", "vocab_size: 1024", "vocab_size: 1000")
     done = project.snakemake("-n")
-    assert done.returncode != 0 and "vocab_size: found 1000" in done.stderr and "1024 entries" in done.stderr
+    text = done.stdout + done.stderr
+    assert done.returncode != 0 and "vocab_size: found 1000" in text and "1024 entries" in text
