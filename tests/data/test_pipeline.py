@@ -27,8 +27,9 @@ from tst_titan.data.config import load_corpus, render_steps
 from tst_titan.data.documents import filter_documents
 from tst_titan.data.manifest import DataManifest, load_manifest
 from tst_titan.data.shards import iterate_documents, sha256_of, verify_shards
+from tst_titan.data.sources import TaskReader
 from tst_titan.data.steps import main
-from tst_titan.data.work import load_done, prune
+from tst_titan.data.work import Done, load_done, prune
 from tst_titan.errors import UserError
 
 UNIQUE = 300
@@ -182,6 +183,38 @@ def test_new_threshold_works_in_a_new_folder(data: Path, config: Path, built: Pa
     assert new.counts["dropped"]["length"]["too_short"] > old.counts["dropped"]["length"]["too_short"]
     assert [f.name for f in prune(folder)] == [Path(old.folder).name]
     assert (folder / new.folder).is_dir()
+
+
+def test_changed_data_and_changed_code_are_not_taken_for_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "in" / "0.parquet"
+    write_dclm(file, [document(i) for i in range(30)])
+    path = write_corpus(tmp_path, base_config([{"kind": "parquet", "path": str(tmp_path / "in")}], tasks=1))
+    folder = tmp_path / "out"
+    seen = []
+
+    def filtered() -> Done:
+        build(path, folder, until="filter")
+        done = load_done(folder, "filter")
+        seen.append(done.folder)
+        return done
+
+    first = filtered()
+    assert filtered() == first
+    write_dclm(file, [document(i) for i in range(40)])  # the config is the same, the data are not
+    assert filtered().counts["read"] == 40
+    monkeypatch.setattr("tst_titan.data.work.code_digest", lambda: "edited")
+    assert filtered().code == "edited"
+    assert filtered().folder == seen[-2]  # and once more with the same code: nothing to do
+    assert len(set(seen)) == 3
+
+
+def test_documents_hold_nothing_of_this_machine(built: Path, data: Path) -> None:
+    done = load_done(built, "filter")
+    found = list(TaskReader(str(built / done.folder / "documents")).run(rank=0))
+    assert found and all(item.metadata == {"source": "dclm"} for item in found)
+    assert found[0].id == "global-shard/part0.parquet/0"
 
 
 def test_a_killed_step_resumes_task_by_task(data: Path, tmp_path: Path) -> None:
