@@ -28,7 +28,9 @@ for _experiment in PROJECT.catalog.experiments():
     rule:
         name:
             _experiment
-        localrule: True
         input:
             f"{RESULTS}/report/index.html",
-            drawn_from(_experiment, SCALE) if _experiment in experiments_wanted() else [],
+            drawn_from(_experiment, SCALE)
+            if _experiment in experiments_wanted()
+            else [],
+        localrule: True

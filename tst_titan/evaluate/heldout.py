@@ -139,7 +139,7 @@ def load_model(folder: Path) -> Any:
 
     if not (folder / "export.json").is_file():
         raise UserError(f"{folder}: no finished export (export.json is missing); export the stage first")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model.to(device()).eval()
 
 
