@@ -65,7 +65,7 @@ def evaluate(
     except (ConnectionError, OSError) as error:
         raise UserError(
             f"the data of a task among {', '.join(tasks)} is not at hand and evaluation is offline: {error}. "
-            "Fetch it where there is a network: tst-titan fetch-tasks"
+            "Where there is a network, run the same command once with --online; it fetches what is missing"
         ) from error
     assert found is not None
     return {
