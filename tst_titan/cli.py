@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tst_titan.errors import UserError
+from tst_titan.errors import EXIT_USER_ERROR, UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
         return parsed.run(parsed)
     except UserError as error:
         print(error, file=sys.stderr)
-        return 2
+        return EXIT_USER_ERROR
 
 
 def _add_commands(commands: argparse._SubParsersAction) -> None:

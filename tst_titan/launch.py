@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tst_titan.config.stage_folder import StageFolder, complete_checkpoints
-from tst_titan.errors import UserError
+from tst_titan.errors import EXIT_INTERRUPTED, UserError
 
-EXIT_INTERRUPTED = 85
 MAX_ATTEMPTS_AT_ONE_STEP = 2
 MODULE = "tst_titan.titan.train"
 
@@ -39,18 +38,18 @@ def run(arguments: argparse.Namespace) -> int:
     """
     folder = StageFolder.at(arguments.folder)
     runtime = folder.runtime
-    (folder.path / "stop").unlink(missing_ok=True)
+    folder.stop_file.unlink(missing_ok=True)
     attempts = Attempts(folder)
     attempts.begin(forced=arguments.again)
     environment = os.environ | runtime.environment | {"PYTHONUNBUFFERED": "1"}
     environment.setdefault("PYTHONWARNINGS", "ignore")
     _turn_signals_into_stops(folder)
     status = subprocess.Popen(command(folder), env=environment).wait()
-    if status != 0 and folder.runtime.world_size > 1 and (folder.path / "logs" / "interrupted").exists():
+    if status != 0 and runtime.world_size > 1 and folder.interrupted_file.exists():
         status = EXIT_INTERRUPTED
     attempts.end(status)
     if status == EXIT_INTERRUPTED:
-        print(f"{folder.recipe} {folder.lineage}  run the same command again to continue", file=sys.stderr)
+        print(f"{folder.title}  run the same command again to continue", file=sys.stderr)
     return status
 
 
@@ -107,7 +106,7 @@ def _turn_signals_into_stops(folder: StageFolder) -> None:
     """
 
     def ask_to_stop(number: int, frame: Any) -> None:
-        (folder.path / "stop").touch()
+        folder.stop_file.touch()
 
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, ask_to_stop)

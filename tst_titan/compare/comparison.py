@@ -22,6 +22,7 @@ from tst_titan.compare.sweeps import Sweep, make_sweeps
 from tst_titan.compare.table import gaps, run_table, table_text
 from tst_titan.compare.transfer import Worth, make_transfer
 from tst_titan.compare.verdict import Sentence, make_verdict
+from tst_titan.files import write_atomically
 
 FORMAT = 1
 SWEEP_AXES = {"lr_sweep": "lr", "data_bound": "epochs"}
@@ -129,18 +130,10 @@ def all_curves(runs: Sequence[RunData], spec: ComparisonSpec) -> pd.DataFrame:
 
 def write_comparison(comparison: Comparison, folder: Path) -> None:
     """Write table.csv, curves.csv and, last, comparison.json; each appears whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "table.csv", comparison.table.to_csv(index=False))
-    _write(folder / "curves.csv", comparison.curves.to_csv(index=False, float_format="%.8g"))
+    write_atomically(folder / "table.csv", comparison.table.to_csv(index=False))
+    write_atomically(folder / "curves.csv", comparison.curves.to_csv(index=False, float_format="%.8g"))
     text = json.dumps(comparison.to_mapping(), indent=1, allow_nan=False, ensure_ascii=False)
-    _write(folder / "comparison.json", text + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write beside, then rename: a reader never sees half a file."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(folder / "comparison.json", text + "\n")
 
 
 def _run_mapping(run: RunData) -> dict[str, Any]:

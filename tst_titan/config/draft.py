@@ -135,22 +135,25 @@ def share_trunks(drafts: Sequence[Draft]) -> list[Draft]:
     A sweep over r at one s then shares one bag trunk, and a longer baseline the trunk of a shorter one.
     """
     cuts: dict[str, set[int]] = {draft.name: set() for draft in drafts}
+    results = {
+        draft.name: [(draft.result_of(piece), piece.end) for piece in draft.pieces] for draft in drafts
+    }
     for a, b in itertools.combinations(drafts, 2):
         if a.recipe == b.recipe:
-            step = _common_steps(a, b)
+            step = _common_steps(results[a.name], results[b.name])
             cuts[a.name].add(step)
             cuts[b.name].add(step)
     return [draft.cut_at(cuts[draft.name]) for draft in drafts]
 
 
-def _common_steps(a: Draft, b: Draft) -> int:
-    """Steps from the start over which two runs of one recipe compute the same."""
+def _common_steps(a: Sequence[tuple[Any, int]], b: Sequence[tuple[Any, int]]) -> int:
+    """Steps from the start over which two runs of one recipe compute the same, from (result, end) of their pieces."""
     common = 0
-    for ours, theirs in zip(a.pieces, b.pieces, strict=False):
-        if a.result_of(ours) != b.result_of(theirs):
+    for (ours, our_end), (theirs, their_end) in zip(a, b, strict=False):
+        if ours != theirs:
             break
-        common = min(ours.end, theirs.end)
-        if ours.end != theirs.end:
+        common = min(our_end, their_end)
+        if our_end != their_end:
             break
     return common
 

@@ -175,8 +175,6 @@ class ScaleConfig(Strict):
     grid: GridLimits = GridLimits()
     runtime: RuntimeConfig = RuntimeConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    assumed_mfu: Fraction = Field(0.4, description="for the plan's hours, before anything was measured")
-    assumed_peak_tflops: PositiveFloat = Field(0.1, description="of one device, for the plan's hours")
 
 
 class ProjectConfig(Strict):

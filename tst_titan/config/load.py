@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -82,22 +80,6 @@ def load(model: type[Model], path: Path) -> Model:
 def dump(config: BaseModel) -> str:
     """Canonical YAML of a config: every key, in the order of the schema."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100)
-
-
-def write_if_changed(path: Path, text: str) -> bool:
-    """Write atomically, and only if the content differs, so that timestamps mean changes. True if written."""
-    if path.is_file() and path.read_text(encoding="utf8") == text:
-        return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf8") as out:
-        out.write(text)
-    # mkstemp makes private files; results are shared between users of a cluster.
-    umask = os.umask(0)
-    os.umask(umask)
-    Path(temporary).chmod(0o666 & ~umask)
-    Path(temporary).replace(path)
-    return True
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:

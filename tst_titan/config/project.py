@@ -11,12 +11,13 @@ from typing import Any
 import yaml
 
 from tst_titan.config.experiment import ProjectConfig, ScaleConfig
-from tst_titan.config.load import choose_file, read_yaml, write_if_changed
+from tst_titan.config.load import choose_file, read_yaml
 from tst_titan.config.published import published_cell, published_experiment
 from tst_titan.config.resolve import Catalog, Experiment, Run, Stage, render, resolve, stages_of
 from tst_titan.data.config import load_corpus, render_steps
 from tst_titan.data.corpus import CorpusConfig
 from tst_titan.errors import UserError
+from tst_titan.files import write_if_changed
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,8 @@ class Project:
             folder = results / "compare" / self.scale_name / experiment.name
             if experiment.runs:
                 write_if_changed(folder / "spec.yaml", _yaml(self.comparison_spec(experiment)))
-            for run in experiment.runs:
-                self._render_recipe(results, run)
+        for run in {run.recipe: run for experiment in self.wanted() for run in experiment.runs}.values():
+            self._render_recipe(results, run)
 
     def corpus_of(self, recipe: str) -> str:
         """Corpus of a recipe, from what the main process rendered."""

@@ -14,9 +14,10 @@ from typing import Any
 from tst_titan.config.draft import Draft, Drafter, share_trunks
 from tst_titan.config.experiment import ExperimentConfig, ProjectConfig, ScaleConfig
 from tst_titan.config.grid import all_runs
-from tst_titan.config.load import choose_file, dump, load, parse, write_if_changed
+from tst_titan.config.load import choose_file, dump, load, parse
 from tst_titan.config.schema import ModelConfig, RuntimeConfig, StageConfig
 from tst_titan.errors import UserError
+from tst_titan.files import write_if_changed
 
 
 @dataclass(frozen=True)

@@ -290,8 +290,7 @@ class RuntimeConfig(Strict):
     peak_tflops: PositiveFloat | None = Field(
         None, description="peak of one device for MFU; default torchtitan's table, no MFU on the CPU"
     )
-    wandb: Literal["off", "offline", "online"] = "off"
-    wandb_project: str = "tst-titan"
+    wandb: Literal["off", "offline", "online"] = Field("off", description="without effect so far")
     init_timeout_s: PositiveInt = 600
     train_timeout_s: PositiveInt = 300
     environment: dict[str, str] = Field({}, description="extra environment variables, e.g. NCCL settings")

@@ -9,9 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tst_titan.config.load import load, write_if_changed
+from tst_titan.config.load import load
 from tst_titan.config.schema import RuntimeConfig, StageConfig
 from tst_titan.errors import UserError
+from tst_titan.files import write_if_changed
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,21 @@ class StageFolder:
     def lineage(self) -> str:
         """The path of segments from the root stage to this one."""
         return "/".join(self.path.relative_to(self.results / "train").parts[1:])
+
+    @property
+    def title(self) -> str:
+        """How lines about the stage begin."""
+        return f"{self.recipe} {self.lineage}"
+
+    @property
+    def stop_file(self) -> Path:
+        """Touch this file to end training with a checkpoint at the next step."""
+        return self.path / "stop"
+
+    @property
+    def interrupted_file(self) -> Path:
+        """Left by training that stopped on request: torchrun turns every exit status into 1."""
+        return self.path / "logs" / "interrupted"
 
     @property
     def parent(self) -> StageFolder | None:

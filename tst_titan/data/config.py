@@ -1,8 +1,6 @@
 """Reading corpus configs from YAML, with errors that say what to mend, and rendering them for the rules."""
 
 import difflib
-import os
-import tempfile
 import types
 import typing
 from pathlib import Path
@@ -13,6 +11,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tst_titan.data.corpus import STEPS, CorpusConfig, corpus_identity, step_settings
 from tst_titan.errors import UserError
+from tst_titan.files import write_if_changed
 
 __all__ = [
     "CorpusConfig",
@@ -21,7 +20,6 @@ __all__ = [
     "parse",
     "read_settings",
     "render_steps",
-    "write_atomically",
 ]
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -140,30 +138,6 @@ def read_settings(path: Path | str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise UserError(f"{path}: the settings of this step are missing; render the corpus config first")
     return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-
-
-def write_if_changed(path: Path, text: str) -> bool:
-    """Write a text file atomically if its content differs; whether it was written."""
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
-        return False
-    write_atomically(path, text)
-    return True
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def parse(kind: Any, value: Any) -> Any:

@@ -21,10 +21,10 @@ import numpy as np
 from scipy.optimize import curve_fit
 from scipy.special import digamma
 
-from tst_titan.data.config import write_atomically
 from tst_titan.data.manifest import load_manifest
 from tst_titan.data.shards import TokenStream, read_index, shard_files
 from tst_titan.errors import UserError
+from tst_titan.files import write_atomically
 
 DISTANCES = tuple(range(1, 101))
 # A sorted batch of 2^25 pairs of 8 bytes, its run lengths and the sample below stay under 2 GB.

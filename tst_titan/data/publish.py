@@ -11,7 +11,6 @@ import numpy as np
 from datatrove.io import get_datafolder
 from datatrove.tools.check_dataset import check_dataset
 
-from tst_titan.data.config import write_atomically
 from tst_titan.data.corpus import digest
 from tst_titan.data.manifest import (
     DataManifest,
@@ -24,6 +23,7 @@ from tst_titan.data.manifest import (
 from tst_titan.data.shards import ShardFile, check_index, sha256_of, storage_dtype
 from tst_titan.data.tokenizer import TOKENIZER_FILE
 from tst_titan.data.work import LAYOUT, Done, load_done
+from tst_titan.files import write_atomically
 
 MANIFEST_FILE = "manifest.json"
 _BLOCK_TOKENS = 1 << 24

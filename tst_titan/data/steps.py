@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from tst_titan.data import documents, publish, tokenizer, tokens
-from tst_titan.data.config import write_atomically
 from tst_titan.data.stages import Part
 from tst_titan.data.work import Done, prune
 from tst_titan.errors import UserError
+from tst_titan.files import write_atomically
 
 SHARED_STEPS: dict[str, Callable[[Path, int, Part], Done | None]] = {
     "filter": documents.filter_documents,

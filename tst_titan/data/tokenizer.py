@@ -15,7 +15,7 @@ from datatrove.data import Document
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
 
-from tst_titan.data.config import parse, write_atomically
+from tst_titan.data.config import parse
 from tst_titan.data.corpus import FileTokenizer, HubTokenizer, PackagedTokenizer, TrainTokenizer
 from tst_titan.data.corpus import Tokenizer as TokenizerConfig
 from tst_titan.data.documents import text_fraction
@@ -23,6 +23,7 @@ from tst_titan.data.shards import sha256_of
 from tst_titan.data.sources import TaskReader
 from tst_titan.data.work import Done, Workplace
 from tst_titan.errors import UserError
+from tst_titan.files import write_atomically
 
 TOKENIZER_FILE = "tokenizer.json"
 # Qwen-3 has the special tokens of its successor up to this one, in the same order.

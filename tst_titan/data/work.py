@@ -16,9 +16,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tst_titan.data.config import read_settings, write_atomically
+from tst_titan.data.config import read_settings
 from tst_titan.data.corpus import PIPELINE_VERSION, digest
 from tst_titan.errors import UserError
+from tst_titan.files import write_atomically
 
 HASH_CHARS = 12
 FINISHED = "finished.json"

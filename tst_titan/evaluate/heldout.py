@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from tst_titan.config.load import write_if_changed
 from tst_titan.data.manifest import load_manifest
 from tst_titan.data.shards import TokenStream
 from tst_titan.errors import UserError
+from tst_titan.files import write_if_changed
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tst_titan.config.load import write_if_changed
 from tst_titan.data.manifest import load_manifest
 from tst_titan.data.shards import iterate_documents
 from tst_titan.errors import UserError
+from tst_titan.files import write_if_changed
 
 TASK = "heldout_continuation"
 CONTEXT_TOKENS, ENDING_TOKENS, CHOICES = 64, 24, 4

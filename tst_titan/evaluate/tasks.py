@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tst_titan.config.experiment import EvaluationConfig
-from tst_titan.config.load import load, write_if_changed
+from tst_titan.config.load import load
 from tst_titan.errors import UserError
+from tst_titan.files import write_if_changed
 
 
 def evaluate(

@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib as mpl
 
 from tst_titan.errors import UserError
+from tst_titan.files import write_atomically
 from tst_titan.report.draw_corpus import draw_mutual_information
 from tst_titan.report.draw_curves import draw_curves
 from tst_titan.report.draw_experts import draw_experts
@@ -18,7 +19,7 @@ from tst_titan.report.draw_grids import draw_grids
 from tst_titan.report.draw_results import draw_accuracy, draw_final_loss, draw_seeds
 from tst_titan.report.draw_sweeps import draw_sweeps, draw_transfer
 from tst_titan.report.panels import Panel
-from tst_titan.report.read import FIGURES_FORMAT, read_experiment, write_text
+from tst_titan.report.read import FIGURES_FORMAT, read_experiment
 from tst_titan.report.style import styled
 
 _OVERVIEW_KINDS = ("pair", "seeds", "curriculum", "feeding")
@@ -98,7 +99,7 @@ def _write_index(folder: Path, experiment: str, scale: str, source: Path, panels
         "source": source.as_posix(),
         "panels": [panel.to_mapping() for panel in panels],
     }
-    write_text(folder / "figures.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(folder / "figures.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

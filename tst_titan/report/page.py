@@ -14,11 +14,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tst_titan.errors import UserError
+from tst_titan.files import write_atomically
 from tst_titan.paper import SOURCE
 from tst_titan.report.chart_data import as_script, chart_data
 from tst_titan.report.draw_curves import curve_note
 from tst_titan.report.provenance import data_section, provenance_of
-from tst_titan.report.read import Experiment, read_experiment, read_figures, relative_link, write_text
+from tst_titan.report.read import Experiment, read_experiment, read_figures, relative_link
 from tst_titan.report.svg import inline_svg
 from tst_titan.report.tables import grid_tables, pair_table, run_table
 
@@ -62,7 +63,7 @@ def write_page(sources: Sources, out: Path) -> None:
     Raises:
         UserError: a source is missing or malformed, or two experiments have one name at one scale.
     """
-    write_text(out, render_page(sources, out))
+    write_atomically(out, render_page(sources, out))
 
 
 def render_page(sources: Sources, out: Path) -> str:

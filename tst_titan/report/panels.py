@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tst_titan.report.read import write_text
+from tst_titan.files import write_atomically
 from tst_titan.report.style import save
 
 Role = Literal["curves", "result"]
@@ -56,7 +56,7 @@ def save_panel(
     csv = None
     if data is not None:
         csv = f"{name}.csv"
-        write_text(folder / csv, data.to_csv(index=False))
+        write_atomically(folder / csv, data.to_csv(index=False))
     return Panel(name, role, title, caption, alt, f"{name}.svg", f"{name}.pdf", csv)
 
 

@@ -143,14 +143,6 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
     return content
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write beside, then rename: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
 def relative_link(target: Path | str, page: Path) -> str:
     """Link from ``page`` to a file, with forward slashes, valid wherever the results folder is moved to."""
     return Path(os.path.relpath(target, page.parent)).as_posix()

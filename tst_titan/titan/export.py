@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from tst_titan.config.load import write_if_changed
 from tst_titan.config.schema import ModelConfig
 from tst_titan.config.stage_folder import StageFolder
 from tst_titan.data.manifest import DataManifest, load_manifest
 from tst_titan.data.shards import TokenStream, sha256_of
 from tst_titan.errors import UserError
+from tst_titan.files import write_if_changed
 from tst_titan.titan import cpu
 
 # Two float32 programs that sum in another order differ by a few units in the last place of the largest term.

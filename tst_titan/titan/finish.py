@@ -16,7 +16,7 @@ from tst_titan.config.counts import count_parameters
 from tst_titan.data.manifest import DataManifest
 from tst_titan.titan import cpu
 from tst_titan.titan.job import Job
-from tst_titan.titan.loader import Window, open_lanes
+from tst_titan.titan.loader import open_lanes
 from tst_titan.titan.metrics import MetricsFile
 
 VERSIONS_OF = ("torch", "torchtitan", "datatrove", "snakemake", "transformers", "tst-titan")
@@ -91,7 +91,7 @@ def write_stage_manifest(job: Job, data: DataManifest, started: float) -> None:
 def _position(job: Job) -> int:
     """Tokens read per lane at the end of the stage."""
     before = job.parent["position"] if job.parent else 0
-    return before + (job.stage.end_step - job.stage.start_step) * Window.of(job.stage).advance
+    return before + (job.stage.end_step - job.stage.start_step) * job.stage.lane_advance
 
 
 def _attempts(folder: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 import torch
@@ -27,10 +28,7 @@ def reinitialize_parts(
     for part in parts:
         module = model.get_submodule(MODULE_OF_PART[part])
         module.init_states()  # type: ignore[operator]
-        for parameter in module.parameters():
-            for optimizer in optimizers.optimizers:
-                state = optimizer.state.get(parameter)
-                if state:
-                    for value in state.values():
-                        if isinstance(value, torch.Tensor):
-                            value.zero_()
+        for parameter, optimizer in itertools.product(module.parameters(), optimizers.optimizers):
+            for value in optimizer.state.get(parameter, {}).values():
+                if isinstance(value, torch.Tensor):
+                    value.zero_()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torchtitan.components.loss import BaseLoss, ChunkedLossWrapper, CrossEntropyLoss
@@ -67,11 +66,6 @@ class Job:
         return self.folder.runtime
 
     @property
-    def stop_file(self) -> Path:
-        """Touch this file to end the stage with a checkpoint at the next step."""
-        return self.folder.path / "stop"
-
-    @property
     def flops_per_latent(self) -> float:
         """Forward and backward, at the stage's latent sequence length."""
         return flops_per_latent(self.stage.model, Window.of(self.stage).latents)
@@ -116,7 +110,7 @@ class Job:
                 enable_structured_logging=False,
             ),
             reinitialize=list(stage.handover.reinitialize) if stage.handover else [],
-            stop_file=str(self.stop_file),
+            stop_file=str(self.folder.stop_file),
         )
 
     def _model_spec(self, on_cpu: bool) -> ModelSpec:
@@ -172,7 +166,7 @@ class Job:
             log_freq=runtime.log_every,
             disable_color_printing=True,
             path=str(self.folder.metrics_path),
-            title=f"{self.folder.recipe} {self.folder.lineage}",
+            title=self.folder.title,
             phase=stage.phase,
             bag_size=stage.bag_size,
             start_step=stage.start_step,

@@ -13,7 +13,7 @@ from torchtitan.components.dataloader import BaseDataLoader
 from tst_titan.config.schema import DataConfig, StageConfig
 from tst_titan.data.lanes import Lanes
 from tst_titan.data.shards import TokenStream
-from tst_titan.superposition import bag_labels
+from tst_titan.superposition import bag_labels, tokens_advanced, tokens_per_window
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 
@@ -47,13 +47,13 @@ class Window:
     @property
     def advance(self) -> int:
         """Tokens by which a lane moves on at each step."""
-        per_latent = 1 if self.sides in (None, "output_only") else self.bag_size
-        return self.pieces * self.latents * per_latent
+        return self.pieces * tokens_advanced(self.latents, self.bag_size, self.sides or "full")
 
     @property
     def lookahead(self) -> int:
         """Tokens beyond the advance that the last targets need."""
-        return 1 if self.sides in (None, "input_only") else self.bag_size
+        shape = (self.latents, self.bag_size, self.sides or "full")
+        return tokens_per_window(*shape) - tokens_advanced(*shape)
 
     @property
     def length(self) -> int:

@@ -14,16 +14,13 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from tst_titan.config.counts import count_parameters
 from tst_titan.config.stage_folder import StageFolder, complete_checkpoints
-from tst_titan.errors import UserError
-
-EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 85
+from tst_titan.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,9 +45,9 @@ def _train(folder: StageFolder, started: float) -> int:
     parent = folder.parent_manifest()
     data = check_job(folder)
     identity = folder.identity(data.identity, parent["identity"] if parent else None)
-    with _sole_writer(folder) if rank == 0 else _nothing():
+    with _sole_writer(folder) if rank == 0 else nullcontext():
         _log_to_file(folder, rank)
-        (folder.path / "logs" / "interrupted").unlink(missing_ok=True)
+        folder.interrupted_file.unlink(missing_ok=True)
         if rank == 0:
             _say_where_it_starts(folder, identity, parent)
         return _run(folder, identity, parent, data, started, rank)
@@ -86,10 +83,9 @@ def _run(
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     if interrupted and rank == 0:
-        job.stop_file.unlink(missing_ok=True)
-        # torchrun turns every exit status into 1; the launcher reads this instead.
-        (folder.path / "logs" / "interrupted").touch()
-        print(f"{folder.recipe} {folder.lineage}  stopped on request at step {trainer.step}", file=sys.stderr)
+        folder.stop_file.unlink(missing_ok=True)
+        folder.interrupted_file.touch()
+        print(f"{folder.title}  stopped on request at step {trainer.step}", file=sys.stderr)
     return EXIT_INTERRUPTED if interrupted else 0
 
 
@@ -138,11 +134,6 @@ def _sole_writer(folder: StageFolder) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
 def _log_to_file(folder: StageFolder, rank: int) -> None:
     """torchtitan logs through the root logger: into the stage's own folder, a file a rank."""
     path = folder.path / "logs" / f"rank{rank}.log"
@@ -157,7 +148,7 @@ def _log_to_file(folder: StageFolder, rank: int) -> None:
 def _say_where_it_starts(folder: StageFolder, identity: str, parent: dict[str, Any] | None) -> None:
     own = complete_checkpoints(folder.checkpoint_folder(identity))
     others = [path for path in (folder.path / "checkpoint").glob("*") if path.name != identity[:12]]
-    title = f"{folder.recipe} {folder.lineage}"
+    title = folder.title
     if own:
         print(f"{title}  resumes from its checkpoint of step {max(own)}", file=sys.stderr)
         return
