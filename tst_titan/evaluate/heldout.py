@@ -16,129 +16,188 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
-from tst_titan.data.manifest import load_manifest
-from tst_titan.data.shards import TokenStream
-from tst_titan.errors import UserError
+from tst_titan.data.manifest import DataManifest, load_manifest
+from tst_titan.data.shards import TokenStream, read_index, shard_files
+from tst_titan.errors import EXIT_USER_ERROR, UserError
 from tst_titan.files import write_if_changed
+
+# Logits are the largest tensor by far: as many as stay in a CPU's cache, or as fill a few GiB of an accelerator.
+LOGITS_PER_BATCH = {"cpu": 1 << 21, "cuda": 1 << 29}
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Sums over scored tokens.
+    """Sums over scored tokens, document by document.
 
     Attributes:
-        nats: total negative log-likelihood.
-        tokens: tokens scored.
-        window_means: mean loss of every window, for the standard error.
+        nats: total negative log-likelihood of each document's scored tokens, shape (documents,), float64.
+        tokens: scored tokens of each document, shape (documents,), int64.
+        windows: windows that were cut.
     """
 
-    nats: float
-    tokens: int
-    window_means: tuple[float, ...]
+    nats: np.ndarray
+    tokens: np.ndarray
+    windows: int
 
     @property
     def per_token(self) -> float:
         """Mean loss in nats per token."""
-        return self.nats / self.tokens
+        return float(self.nats.sum() / self.tokens.sum())
 
     @property
-    def standard_error(self) -> float:
-        """Standard error of the mean over windows, in nats per token; NaN for fewer than two windows."""
-        n = len(self.window_means)
+    def standard_error(self) -> float | None:
+        """Standard error of the mean in nats per token, with documents as the units drawn; None for fewer than two.
+
+        Tokens of one document are alike, so windows or tokens as units would promise too much. The mean is a
+        ratio of two sums over documents; its error is that of the linearised ratio.
+        """
+        scored = self.tokens > 0
+        n = int(scored.sum())
         if n < 2:
-            return math.nan
-        mean = sum(self.window_means) / n
-        variance = sum((value - mean) ** 2 for value in self.window_means) / (n - 1)
-        return math.sqrt(variance / n)
+            return None
+        residuals = self.nats[scored] - self.per_token * self.tokens[scored]
+        return float(math.sqrt(n / (n - 1) * np.sum(residuals**2)) / self.tokens.sum())
 
 
-def windows(stream: TokenStream, length: int, tokens: int) -> Iterator[torch.Tensor]:
-    """Windows of up to ``length`` inputs with their labels, int64, shape (n + 1,), over the first ``tokens`` tokens."""
-    for start in range(0, tokens - 1, length):
-        yield torch.from_numpy(stream.read(start, min(length, tokens - 1 - start) + 1))
+def batches(
+    stream: TokenStream, length: int, tokens: int, batch_size: int
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """Inputs and labels over the first ``tokens`` tokens, each int64 of shape (B, L), with the first label's position.
+
+    All windows have ``length`` inputs but the last, which comes alone with what is left.
+    """
+    whole, rest = divmod(tokens - 1, length)
+    cuts = [(first, min(batch_size, whole - first), length) for first in range(0, whole, batch_size)]
+    cuts += [(whole, 1, rest)] if rest else []
+    for first, count, width in cuts:
+        ids = torch.from_numpy(stream.read(first * length, count * width + 1))
+        yield first * length + 1, ids[:-1].view(count, width), ids[1:].view(count, width)
 
 
 @torch.inference_mode()
-def loss_over(model: Any, stream: TokenStream, length: int, tokens: int, batch_size: int) -> Loss:
+def loss_over(
+    model: Any, stream: TokenStream, ends: np.ndarray, length: int, tokens: int, batch_size: int
+) -> Loss:
     """Loss of a causal language model over the first ``tokens`` tokens of a stream.
 
     Args:
         model: maps ids (B, L) to ``.logits`` (B, L, V).
         stream: the held-out tokens.
+        ends: end of every document in tokens of the stream, shape (documents,), rising.
         length: inputs per window.
         tokens: at least 2.
         batch_size: windows per forward pass.
     """
-    nats, scored, means = 0.0, 0, []
-    batch: list[torch.Tensor] = []
+    nats, scored, windows = np.zeros(len(ends)), np.zeros(len(ends), np.int64), 0
+    for position, inputs, labels in batches(stream, length, tokens, batch_size):
+        logits = model(inputs.to(model.device), use_cache=False).logits.flatten(0, 1).float()
+        losses = functional.cross_entropy(logits, labels.flatten().to(model.device), reduction="none")
+        document = np.searchsorted(ends, np.arange(position, position + labels.numel()), side="right")
+        nats += np.bincount(document, losses.double().cpu().numpy(), minlength=len(ends))
+        scored += np.bincount(document, minlength=len(ends))
+        windows += len(labels)
+    return Loss(nats, scored, windows)
 
-    def score() -> None:
-        nonlocal nats, scored
-        ids = torch.stack(batch).to(model.device)
-        logits = model(ids[:, :-1], use_cache=False).logits.float()
-        losses = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-        per_window = losses.view(len(batch), -1)
-        nats += per_window.double().sum().item()
-        scored += per_window.numel()
-        means.extend(per_window.mean(dim=1).tolist())
-        batch.clear()
 
-    for window in windows(stream, length, tokens):
-        if batch and len(window) != len(batch[0]):
-            score()  # the last window is shorter
-        batch.append(window)
-        if len(batch) == batch_size:
-            score()
-    if batch:
-        score()
-    return Loss(nats, scored, tuple(means))
+def document_ends(path: Path, manifest: DataManifest) -> np.ndarray:
+    """End of every held-out document in tokens of the stream, shape (documents,), int64."""
+    ends: list[int] = []
+    start = 0
+    for shard, file in zip(manifest.heldout.shards, shard_files(path, manifest, "heldout"), strict=True):
+        ends.extend(start + end for end in read_index(file.path, shard))
+        start += shard.tokens
+    return np.array(ends, np.int64)
 
 
 def evaluate(
-    model_folder: Path, data_manifest: Path, length: int, batch_size: int, limit: int | None
-) -> dict[str, Any]:
-    """Content of heldout.json.
+    model_folder: Path,
+    data_manifest: Path,
+    length: int,
+    batch_size: int | None = None,
+    limit: int | None = None,
+) -> tuple[dict[str, Any], Loss]:
+    """Content of heldout.json, without the stage's manifest, and the loss document by document.
+
+    Args:
+        model_folder: exported Hugging Face folder.
+        data_manifest: manifest of the corpus.
+        length: inputs per window, the training sequence length.
+        batch_size: windows per forward pass, default by the size of the logits.
+        limit: held-out tokens to score, default all.
 
     Raises:
-        UserError: there is no exported model, or no held-out tokens.
+        UserError: there is no exported model, no held-out tokens, the model does not fit the windows or the
+            tokenizer, or its loss is not finite.
     """
-    model = load_model(model_folder)
     manifest = load_manifest(data_manifest)
     stream = TokenStream.from_manifest(data_manifest, split="heldout")
     tokens = len(stream) if limit is None else min(limit, len(stream))
     if tokens < 2:
-        raise UserError(f"{data_manifest}: key heldout.tokens: found {len(stream)}; at least 2 are needed")
-    loss = loss_over(model, stream, length, tokens, batch_size)
-    # End-of-text tokens carry loss but no bytes; with a limit the bytes are those of the share that was scored.
+        raise UserError(f"{data_manifest}: {tokens} held-out tokens to score; at least 2 are needed")
+    model = load_model(model_folder)
+    _check_fit(model_folder, model.config, length, manifest)
+    if batch_size is None:
+        batch_size = max(1, LOGITS_PER_BATCH[model.device.type] // (length * model.config.vocab_size))
+    ends = document_ends(data_manifest, manifest)
+    loss = loss_over(model, stream, ends, length, tokens, batch_size)
+    nats = float(loss.nats.sum())
+    if not math.isfinite(nats):
+        raise UserError(f"{model_folder}: the held-out loss is {nats}: the model has diverged")
+    # A manifest has no bytes per document: with a limit they are those of the share of tokens that was scored.
     text_bytes = manifest.heldout.text_bytes * tokens / len(stream)
-    return {
+    found = {
         "nats_per_token": loss.per_token,
-        "stderr_nats_per_token": None if math.isnan(loss.standard_error) else loss.standard_error,
-        "bits_per_byte": loss.nats / math.log(2) / text_bytes,
-        "tokens": loss.tokens,
+        "stderr_nats_per_token": loss.standard_error,
+        "stderr_over": "documents",
+        "bits_per_byte": nats / math.log(2) / text_bytes,
+        "tokens": int(loss.tokens.sum()),
         "bytes": round(text_bytes),
-        "documents": manifest.heldout.documents,
-        "windows": len(loss.window_means),
+        "bytes_are": "counted" if tokens == len(stream) else "in proportion to the tokens scored",
+        "documents": int((loss.tokens > 0).sum()),
+        "windows": loss.windows,
         "sequence_length": length,
         "limited_to_tokens": limit,
         "model": str(model_folder),
         "data_manifest": str(data_manifest),
     }
+    return found, loss
+
+
+def document_table(loss: Loss) -> str:
+    """CSV of the scored documents in the order of the shards: number, tokens scored, and their loss in nats.
+
+    Models scored on the same documents are compared far more sharply by the differences document by document.
+    """
+    rows = zip(loss.tokens.tolist(), loss.nats.tolist(), strict=True)
+    lines = [f"{number},{tokens},{nats!r}" for number, (tokens, nats) in enumerate(rows) if tokens]
+    return "\n".join(["document,tokens,nats", *lines]) + "\n"
+
+
+def check_export(folder: Path) -> dict[str, Any]:
+    """Content of a finished export's export.json.
+
+    Raises:
+        UserError: the folder holds no finished export.
+    """
+    path = folder / "export.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: no finished export (export.json is missing); export the stage first")
+    return json.loads(path.read_text())
 
 
 def load_model(folder: Path) -> Any:
-    """The exported model in evaluation mode, on the accelerator if there is one.
+    """The exported model in float32 and evaluation mode, on the accelerator if there is one.
 
     Raises:
         UserError: the folder holds no finished export.
     """
     from transformers import AutoModelForCausalLM
 
-    if not (folder / "export.json").is_file():
-        raise UserError(f"{folder}: no finished export (export.json is missing); export the stage first")
+    check_export(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model.to(device()).eval()
 
@@ -148,29 +207,45 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def _check_fit(folder: Path, config: Any, length: int, data: DataManifest) -> None:
+    """Refuse windows longer than the model's context, and a tokenizer with more entries than its vocabulary."""
+    if not 1 <= length <= config.max_position_embeddings:
+        raise UserError(
+            f"sequence length: found {length}; {folder / 'config.json'} allows 1 to {config.max_position_embeddings}"
+        )
+    if data.tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{folder / 'config.json'}: key vocab_size: found {config.vocab_size}; the tokenizer of corpus "
+            f"{data.corpus} has {data.tokenizer.vocab_size} entries: the model was trained on another corpus"
+        )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Held-out loss of an exported model.")
     parser.add_argument("--model", type=Path, required=True, help="exported Hugging Face folder")
     parser.add_argument("--data-manifest", type=Path, required=True)
     parser.add_argument(
-        "--stage-manifest", type=Path, required=True, help="manifest of the stage, for provenance"
+        "--stage-manifest", type=Path, help="manifest of the stage, default the one that export.json names"
     )
     parser.add_argument("--sequence-length", type=int, required=True, help="inputs per window")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, help="windows per forward pass; default by size")
     parser.add_argument("--limit", type=int, help="held-out tokens to score; default all")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--documents", type=Path, help="also write a CSV of the loss of every document")
     parser.add_argument("--out", type=Path, required=True)
     parsed = parser.parse_args(arguments)
     torch.set_num_threads(parsed.threads)
     try:
-        found = evaluate(
+        found, loss = evaluate(
             parsed.model, parsed.data_manifest, parsed.sequence_length, parsed.batch_size, parsed.limit
         )
+        found["manifest"] = str(parsed.stage_manifest or check_export(parsed.model).get("manifest"))
     except UserError as error:
         print(error, file=sys.stderr)
-        return 2
-    found["manifest"] = str(parsed.stage_manifest)
+        return EXIT_USER_ERROR
+    if parsed.documents is not None:
+        write_if_changed(parsed.documents, document_table(loss))
     write_if_changed(parsed.out, json.dumps(found, indent=2) + "\n")
     print(
         f"{parsed.model}  held-out {found['nats_per_token']:.4f} nats/token, {found['bits_per_byte']:.4f} bits/byte",

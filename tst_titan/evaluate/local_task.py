@@ -1,7 +1,7 @@
 """A multiple-choice task made from held-out documents, for where no benchmark can be fetched.
 
 Each item is a piece of a held-out document and four endings: the one that follows, and three pieces of other held-out
-documents. Chance is 25 %. Written as JSON lines and lm-eval's own task YAML.
+documents. Chance is 25 %. Written as JSON lines beside lm-eval's own task YAML.
 """
 
 from __future__ import annotations
@@ -9,133 +9,205 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from pydantic import Field, NonNegativeInt, PositiveInt
 
+from tst_titan.config.load import parse, read_yaml
+from tst_titan.config.schema import Strict
 from tst_titan.data.manifest import load_manifest
 from tst_titan.data.shards import iterate_documents
-from tst_titan.errors import UserError
+from tst_titan.errors import EXIT_USER_ERROR, UserError
 from tst_titan.files import write_if_changed
 
 TASK = "heldout_continuation"
-CONTEXT_TOKENS, ENDING_TOKENS, CHOICES = 64, 24, 4
+CHOICES = 4
+# Far more text than the items need; a large corpus holds out more than memory holds.
+MAX_TOKENS = 20_000_000
+TRIES_PER_ENDING = 10
 
 
-def make_items(documents: list[np.ndarray], decode: Any, count: int, seed: int) -> list[dict[str, Any]]:
-    """``count`` items, as many as can be made from the documents at most.
+class Settings(Strict):
+    """The ``metadata`` of configs/tasks/heldout_continuation.yaml."""
+
+    version: float = Field(description="of the task, as lm-eval reports it")
+    items: PositiveInt = Field(description="items wanted; fewer where the corpus gives no more")
+    context_tokens: PositiveInt = Field(description="length of a context at most, in tokens")
+    ending_tokens: PositiveInt = Field(description="length of an ending at most, in tokens")
+    seed: NonNegativeInt = Field(description="of the draw")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A held-out document.
+
+    Attributes:
+        ids: tokens without the end-of-text token, shape (n,), int64.
+        cuts: places between two words, ascending: token offsets from 0 to n.
+    """
+
+    ids: np.ndarray
+    cuts: np.ndarray
+
+    @classmethod
+    def of(cls, ids: np.ndarray, begins_word: np.ndarray) -> Document:
+        """Cut before tokens that begin with white space; anywhere in text that has none, such as Chinese."""
+        inner = np.flatnonzero(begins_word[ids])
+        cuts = np.append(inner, len(ids)) if len(inner) else np.arange(len(ids) + 1)
+        return cls(ids, cuts)
+
+    def at_or_after(self, place: int) -> int:
+        """The first cut from ``place`` on; the end if there is none."""
+        return int(self.cuts[min(int(np.searchsorted(self.cuts, place)), len(self.cuts) - 1)])
+
+    def at_or_before(self, place: int) -> int:
+        """The last cut up to ``place``; the first if there is none."""
+        return int(self.cuts[max(int(np.searchsorted(self.cuts, place, side="right")) - 1, 0)])
+
+
+class Maker:
+    """Draws items; the same documents, tokenizer and settings give the same items.
 
     Args:
         documents: token ids without their end-of-text token.
-        decode: ids to text.
-        count: items wanted.
-        seed: of the draw; the same documents and seed give the same items.
+        tokenizer: a ``tokenizers.Tokenizer``.
+        settings: sizes and seed.
     """
-    generator = np.random.default_rng(seed)
-    need = CONTEXT_TOKENS + ENDING_TOKENS
-    long_enough = [document for document in documents if len(document) >= need]
-    items: list[dict[str, Any]] = []
-    # Round after round over the documents, a new piece of each, until there are enough or no more can be made.
-    contexts: set[str] = set()
-    before = -1
-    while len(items) < count and len(items) > before:
-        before = len(items)
-        for index in generator.permutation(len(long_enough)):
-            item = _item(long_enough, int(index), decode, generator)
-            if item is not None and item["context"] not in contexts:
-                contexts.add(item["context"])
-                items.append(item)
-            if len(items) == count:
-                break
-    return items
 
+    def __init__(self, documents: list[np.ndarray], tokenizer: Any, settings: Settings):
+        self.settings, self.tokenizer = settings, tokenizer
+        self.generator = np.random.default_rng(settings.seed)
+        entries = range(tokenizer.get_vocab_size())
+        begins_word = np.array([tokenizer.decode([entry])[:1].isspace() for entry in entries])
+        self.need = settings.context_tokens + settings.ending_tokens
+        self.documents = [Document.of(ids, begins_word) for ids in documents if len(ids) >= self.need]
 
-def _item(
-    documents: list[np.ndarray], index: int, decode: Any, generator: np.random.Generator
-) -> dict[str, Any] | None:
-    """One item from a random place of a document; None if a piece is cut inside a character or endings coincide."""
-    need = CONTEXT_TOKENS + ENDING_TOKENS
-    document = documents[index]
-    start = int(generator.integers(0, len(document) - need + 1))
-    context = decode(document[start : start + CONTEXT_TOKENS].tolist())
-    endings = [decode(document[start + CONTEXT_TOKENS : start + need].tolist())]
-    others = generator.choice(np.delete(np.arange(len(documents)), index), size=CHOICES - 1, replace=False)
-    for other in others:
-        piece = documents[other]
-        at = int(generator.integers(0, len(piece) - ENDING_TOKENS + 1))
-        endings.append(decode(piece[at : at + ENDING_TOKENS].tolist()))
-    place = generator.permutation(CHOICES)
-    if any("\ufffd" in text for text in (context, *endings)) or len(set(endings)) < CHOICES:
+    def items(self) -> Iterator[dict[str, Any]]:
+        """Items, at most as many as wanted: one of every document before a second of any."""
+        if len(self.documents) < CHOICES:
+            return
+        pieces = [self.generator.permutation(len(d.ids) // self.need) for d in self.documents]
+        made = 0
+        for turn in range(max(map(len, pieces))):
+            for index in self.generator.permutation(len(self.documents)):
+                if turn >= len(pieces[index]):
+                    continue
+                item = self._item(int(index), int(pieces[index][turn]) * self.need)
+                if item is not None:
+                    made += 1
+                    yield item
+                if made == self.settings.items:
+                    return
+
+    def _item(self, index: int, start: int) -> dict[str, Any] | None:
+        """An item from the ``need`` tokens at ``start`` of a document; None where they give none."""
+        document = self.documents[index]
+        begin = document.at_or_after(start)
+        cut = document.at_or_before(start + self.settings.context_tokens)
+        # A long stretch without white space leaves little to go by.
+        if cut - begin < self.settings.context_tokens // 2:
+            return None
+        context = document.ids[begin:cut]
+        endings = [self._ending(context, document, cut)]
+        others = self.generator.choice(len(self.documents) - 1, CHOICES - 1, replace=False)
+        endings += [self._wrong(context, self.documents[other + (other >= index)]) for other in others]
+        if None in endings or len(set(endings)) < CHOICES:
+            return None
+        order = self.generator.permutation(CHOICES)
+        return {
+            "context": self.tokenizer.decode(context.tolist()),
+            "endings": [endings[i] for i in order],
+            "label": int(np.flatnonzero(order == 0)[0]),
+        }
+
+    def _wrong(self, context: np.ndarray, document: Document) -> str | None:
+        """An ending from somewhere in another document."""
+        places = len(document.ids) - self.settings.ending_tokens + 1
+        for place in self.generator.integers(0, places, size=TRIES_PER_ENDING):
+            if text := self._ending(context, document, document.at_or_after(int(place))):
+                return text
         return None
-    return {
-        "context": context,
-        "endings": [endings[i] for i in place],
-        "label": int(np.flatnonzero(place == 0)[0]),
-    }
+
+    def _ending(self, context: np.ndarray, document: Document, begin: int) -> str | None:
+        """The words from ``begin`` on, as many as fit; None if they are short or would not be tokenised as they are.
+
+        The true ending and the wrong ones come from here alike, so that length tells nothing.
+        """
+        end = document.at_or_before(begin + self.settings.ending_tokens)
+        if end - begin < 3 * self.settings.ending_tokens // 4:
+            return None
+        return self._text(context, document.ids[begin:end])
+
+    def _text(self, context: np.ndarray, ending: np.ndarray) -> str | None:
+        """The ending's text, if the harness will cut context and ending into these very tokens again.
+
+        That fails where a piece is cut inside a character, holds a special token, or would merge with its neighbour.
+        """
+        before, after = (self.tokenizer.decode(ids.tolist()) for ids in (context, ending))
+        again = self.tokenizer.encode(before + after, add_special_tokens=False).ids
+        # lm-eval moves white space at the end of a context into the ending.
+        fits = before == before.rstrip() and again == [*context.tolist(), *ending.tolist()]
+        return after if fits and after.strip() else None
 
 
-def write_task(data_manifest: Path, out: Path, count: int, seed: int) -> int:
+def write_task(data_manifest: Path, definition: Path, out: Path) -> int:
     """Write items.jsonl, the task's YAML and done.json to ``out``; returns the number of items.
 
+    Args:
+        data_manifest: manifest of the corpus.
+        definition: lm-eval YAML of the task without its data; ``metadata`` holds the `Settings`.
+        out: folder to create.
+
     Raises:
-        UserError: the held-out documents give no item.
+        UserError: the definition has a mistake, or the held-out documents give no item.
     """
     from tokenizers import Tokenizer
 
+    task = read_yaml(definition)
+    settings = parse(Settings, task.get("metadata") or {}, f"{definition}: metadata")
     manifest = load_manifest(data_manifest)
     tokenizer = Tokenizer.from_file(str(data_manifest.parent / manifest.tokenizer.path))
-    documents = [document[:-1] for document in iterate_documents(data_manifest, split="heldout")]
-    need = CONTEXT_TOKENS + ENDING_TOKENS
-    if sum(len(document) >= need for document in documents) < CHOICES:
+    documents, tokens = [], 0
+    for document in iterate_documents(data_manifest, split="heldout"):
+        documents.append(document[:-1])
+        tokens += len(document)
+        if tokens >= MAX_TOKENS:
+            break
+    items = list(Maker(documents, tokenizer, settings).items())
+    if not items:
         raise UserError(
-            f"{data_manifest}: fewer than {CHOICES} held-out documents have {need} tokens; task {TASK} needs them. "
-            "Hold out a larger fraction or leave the task out of the scale's evaluation.tasks"
+            f"{data_manifest}: the {len(documents)} held-out documents give no item of task {TASK}: it needs "
+            f"{CHOICES} documents of {settings.context_tokens} + {settings.ending_tokens} tokens. Hold out a larger "
+            f"fraction, shorten the pieces in {definition}, or leave the task out of the scale's evaluation.tasks"
         )
-    items = make_items(documents, tokenizer.decode, count, seed)
-    lines = "".join(json.dumps(item) + "\n" for item in items)
-    write_if_changed(out / "items.jsonl", lines)
-    write_if_changed(out / f"{TASK}.yaml", yaml.safe_dump(_definition(out / "items.jsonl"), sort_keys=False))
-    write_if_changed(
-        out / "done.json", json.dumps({"items": len(items), "seed": seed, "wanted": count}) + "\n"
-    )
+    path = out / "items.jsonl"
+    write_if_changed(path, "".join(json.dumps(item) + "\n" for item in items))
+    task["dataset_kwargs"] = {"data_files": {task["test_split"]: str(path.resolve())}}
+    write_if_changed(out / f"{TASK}.yaml", yaml.safe_dump(task, sort_keys=False))
+    done = {"items": len(items), "wanted": settings.items, "corpus": manifest.corpus}
+    write_if_changed(out / "done.json", json.dumps(done | {"data_identity": manifest.identity}) + "\n")
     return len(items)
-
-
-def _definition(items: Path) -> dict[str, Any]:
-    """lm-eval's definition of the task."""
-    return {
-        "task": TASK,
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(items.resolve())}},
-        "test_split": "test",
-        "output_type": "multiple_choice",
-        "doc_to_text": "{{context}}",
-        "doc_to_choice": "endings",
-        "doc_to_target": "label",
-        "target_delimiter": "",
-        "num_fewshot": 0,
-        "metric_list": [
-            {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")
-        ],
-        "metadata": {"version": 1.0},
-    }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description="Make a multiple-choice task from held-out documents.")
     parser.add_argument("--data-manifest", type=Path, required=True)
+    parser.add_argument(
+        "--definition", type=Path, required=True, help="configs/tasks/heldout_continuation.yaml"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of items.jsonl and the task's YAML")
-    parser.add_argument("--items", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
     parsed = parser.parse_args(arguments)
     try:
-        made = write_task(parsed.data_manifest, parsed.out, parsed.items, parsed.seed)
+        made = write_task(parsed.data_manifest, parsed.definition, parsed.out)
     except UserError as error:
         print(error, file=sys.stderr)
-        return 2
+        return EXIT_USER_ERROR
     print(f"{parsed.out}  {made} items", file=sys.stderr)
     return 0
 

@@ -16,81 +16,73 @@ from typing import Any
 
 from tst_titan.config.experiment import EvaluationConfig
 from tst_titan.config.load import load
-from tst_titan.errors import UserError
+from tst_titan.errors import EXIT_USER_ERROR, UserError
+from tst_titan.evaluate.harness import go_offline, load_tasks, task_manager
+from tst_titan.evaluate.local_task import TASK
 from tst_titan.files import write_if_changed
 
 
-def evaluate(
-    model_folder: Path, tasks: list[str], task_folders: list[Path], batch_size: int, limit: int | None
-) -> dict[str, Any]:
+def evaluate(model_folder: Path, settings: EvaluationConfig, task_folders: list[Path]) -> dict[str, Any]:
     """Content of tasks.json.
 
     Args:
         model_folder: exported Hugging Face folder.
-        tasks: names that the harness or the folders know.
-        task_folders: folders with lm-eval YAML of local tasks.
-        batch_size: sequences per forward pass.
-        limit: items per task, None for all.
+        settings: tasks, items per task and sequences per forward pass.
+        task_folders: folders with lm-eval YAML of one's own; a later one wins.
 
     Raises:
-        UserError: a task is unknown, its data is not at hand, or there is no exported model.
+        UserError: no task is named, one is unknown or its data not at hand, or there is no exported model.
     """
     import lm_eval
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
 
-    from tst_titan.evaluate.heldout import device
+    from tst_titan.evaluate.heldout import check_export, device
 
-    if not (model_folder / "export.json").is_file():
-        raise UserError(
-            f"{model_folder}: no finished export (export.json is missing); export the stage first"
-        )
-    manager = TaskManager(include_path=[str(folder) for folder in task_folders])
-    unknown = [task for task in tasks if task not in manager.all_tasks]
-    if unknown:
-        local = [path.stem for folder in task_folders for path in folder.glob("*.yaml")]
-        raise UserError(
-            f"evaluation.tasks: found {', '.join(unknown)}; neither the harness nor the local tasks "
-            f"({', '.join(local) or 'none'}) know it"
-        )
-    model = HFLM(pretrained=str(model_folder), batch_size=batch_size, device=device(), dtype="float32")
-    try:
-        found = lm_eval.simple_evaluate(
-            model=model,
-            tasks=list(tasks),
-            num_fewshot=0,
-            limit=limit,
-            bootstrap_iters=1000,
-            task_manager=manager,
-        )
-    except (ConnectionError, OSError) as error:
-        raise UserError(
-            f"the data of a task among {', '.join(tasks)} is not at hand and evaluation is offline: {error}. "
-            "Where there is a network, run the same command once with --online; it fetches what is missing"
-        ) from error
-    assert found is not None
+    check_export(model_folder)
+    if not settings.tasks:
+        raise UserError("evaluation.tasks: found none; name at least one task")
+    manager = task_manager(settings.tasks, task_folders)
+    tasks = load_tasks(manager, settings.tasks)
+    model = HFLM(
+        pretrained=str(model_folder), batch_size=settings.batch_size, device=device(), dtype="float32"
+    )
+    found = lm_eval.simple_evaluate(
+        model=model,
+        tasks=tasks,
+        num_fewshot=0,
+        limit=settings.limit,
+        bootstrap_iters=1000,
+        log_samples=False,
+        task_manager=manager,
+    )
+    assert found is not None  # only other ranks than the first get none
     return {
-        "tasks": {task: _scores(found, task) for task in tasks},
+        "tasks": {name: _scores(dict(found), name, settings.limit) for name in found["results"]},
         "lm_eval_version": lm_eval.__version__,
-        "batch_size": batch_size,
+        "batch_size": settings.batch_size,
         "add_bos": bool(model.add_bos_token),
         "num_fewshot": 0,
         "model": str(model_folder),
     }
 
 
-def _scores(found: dict[str, Any], task: str) -> dict[str, Any]:
-    result = found["results"][task]
-    counts = found.get("n-samples", {}).get(task)
+def _scores(found: dict[str, Any], name: str, limit: int | None) -> dict[str, Any]:
+    """Scores of a task, or of a group over all its tasks."""
+    result = found["results"][name]
     return {
-        "acc": result.get("acc,none"),
-        "acc_stderr": _number(result.get("acc_stderr,none")),
-        "acc_norm": result.get("acc_norm,none"),
-        "acc_norm_stderr": _number(result.get("acc_norm_stderr,none")),
-        "version": found["versions"].get(task),
-        "n": counts["effective"] if counts else None,
-        "samples_limit": found["config"].get("limit"),
+        **{key: _number(result.get(f"{key},none")) for key in ("acc", "acc_stderr")},
+        **{key: _number(result.get(f"{key},none")) for key in ("acc_norm", "acc_norm_stderr")},
+        "version": found["versions"].get(name),
+        "n": _items(found, name),
+        "samples_limit": limit,
     }
+
+
+def _items(found: dict[str, Any], name: str) -> int:
+    """Items scored: of a group, those of its tasks."""
+    if name in found["n-samples"]:
+        return found["n-samples"][name]["effective"]
+    return sum(_items(found, part) for part in found["group_subtasks"][name])
 
 
 def _number(value: Any) -> float | None:
@@ -105,36 +97,41 @@ def main(arguments: list[str] | None = None) -> int:
         "--config", type=Path, required=True, help="evaluation.yaml: tasks, limit, batch_size"
     )
     parser.add_argument(
-        "--task-folder", type=Path, action="append", default=[], help="lm-eval YAML of local tasks"
+        "--task-folder", type=Path, action="append", default=[], help="folder of lm-eval YAML"
     )
+    parser.add_argument("--limit", type=int, help="items per task, instead of the config's")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--online", action="store_true", help="let the harness fetch data")
     parser.add_argument("--out", type=Path, required=True)
     parsed = parser.parse_args(arguments)
-    settings = load(EvaluationConfig, parsed.config)
+    if not parsed.online:
+        go_offline()
+    try:
+        settings = load(EvaluationConfig, parsed.config)
+        if parsed.limit is not None:
+            settings = EvaluationConfig.model_validate(settings.model_dump() | {"limit": parsed.limit})
+        found = _evaluate_on(parsed.threads, parsed.model, settings, parsed.task_folder)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USER_ERROR
+    write_if_changed(parsed.out, json.dumps(found, indent=2) + "\n")
+    for task, scores in found["tasks"].items():
+        if scores["acc"] is not None:
+            print(f"{parsed.model}  {task}  acc {scores['acc']:.3f}", file=sys.stderr)
+    return 0
+
+
+def _evaluate_on(
+    threads: int, model: Path, settings: EvaluationConfig, folders: list[Path]
+) -> dict[str, Any]:
+    """`evaluate` on so many cores, and with no trace in the user's cache if only the local task is asked for."""
     with tempfile.TemporaryDirectory() as cache:
-        if not parsed.online:
-            os.environ |= {"HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
-        if all(
-            any((folder / f"{task}.yaml").exists() for folder in parsed.task_folder)
-            for task in settings.tasks
-        ):
-            # Local items only: nothing worth keeping in the user's cache.
+        if set(settings.tasks) == {TASK}:
             os.environ["HF_DATASETS_CACHE"] = cache
         import torch
 
-        torch.set_num_threads(parsed.threads)
-        try:
-            found = evaluate(
-                parsed.model, list(settings.tasks), parsed.task_folder, settings.batch_size, settings.limit
-            )
-        except UserError as error:
-            print(error, file=sys.stderr)
-            return 2
-    write_if_changed(parsed.out, json.dumps(found, indent=2) + "\n")
-    for task, scores in found["tasks"].items():
-        print(f"{parsed.model}  {task}  acc {scores['acc']:.3f}", file=sys.stderr)
-    return 0
+        torch.set_num_threads(threads)
+        return evaluate(model, settings, folders)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,18 @@
 STAGE = RESULTS + "/train/{recipe}/{lineage}"
 EXPORT = RESULTS + "/export/{recipe}/{lineage}"
 EVALUATE = RESULTS + "/evaluate/{recipe}/{lineage}"
+# lm-eval definitions of the project's own; this one gets its items from the corpus, the others from where they say.
+TASKS = ROOT / "configs" / "tasks"
 LOCAL_TASK = "heldout_continuation"
+
+
+wildcard_constraints:
+    task=r"[A-Za-z0-9_.-]+",
+
+
+localrules:
+    # The one rule that wants a network: compute nodes often have none.
+    fetch_tasks,
 
 
 def data_manifest_of(wildcards):
@@ -11,12 +22,27 @@ def data_manifest_of(wildcards):
     return f"{RESULTS}/data/{corpus_of(wildcards.recipe)}/manifest.json"
 
 
+def tasks_of(wildcards):
+    """Tasks that a recipe's models are scored on, as rendered."""
+    return PROJECT.evaluation_of(wildcards.recipe)["tasks"]
+
+
 def local_task_of(wildcards):
     """Done-file of the task made from the recipe's held-out documents, where it is asked for."""
-    if LOCAL_TASK not in PROJECT.evaluation_of(wildcards.recipe)["tasks"]:
-        return []
-    corpus = corpus_of(wildcards.recipe)
-    return f"{RESULTS}/data/{corpus}/tasks/{LOCAL_TASK}/done.json"
+    folder = f"{RESULTS}/data/{corpus_of(wildcards.recipe)}/tasks/{LOCAL_TASK}"
+    return [f"{folder}/done.json"] if LOCAL_TASK in tasks_of(wildcards) else []
+
+
+def fetched_of(wildcards):
+    """Done-files of the other tasks' data."""
+    return [f"{RESULTS}/tasks/{t}.json" for t in tasks_of(wildcards) if t != LOCAL_TASK]
+
+
+def evaluation_memory(wildcards):
+    """What trained the model on a node holds it on one process, in float32 and twice."""
+    return max(
+        8000, PROJECT.train_resources(wildcards.recipe, wildcards.lineage)["mem_mb"]
+    )
 
 
 rule export:
@@ -24,15 +50,17 @@ rule export:
         stage=STAGE + "/manifest.json",
         data=data_manifest_of,
     output:
+        # Weights, config and tokenizer lie beside it; its presence means that they are whole.
         EXPORT + "/export.json",
     log:
         EXPORT + "/export.log",
     threads: 1
     resources:
-        mem_mb=16000,
+        mem_mb=evaluation_memory,
         runtime=60,
     shell:
         "python -W ignore -m tst_titan.titan.export $(dirname {input.stage}) $(dirname {output}) > {log} 2>&1"
+        " || {{ tail -n 4 {log} >&2; exit 1; }}"
 
 
 rule heldout:
@@ -41,35 +69,64 @@ rule heldout:
         stage=STAGE + "/manifest.json",
         data=data_manifest_of,
     output:
-        EVALUATE + "/heldout.json",
+        loss=EVALUATE + "/heldout.json",
+        documents=EVALUATE + "/heldout_documents.csv",
     log:
         EVALUATE + "/heldout.log",
     threads: 1
     resources:
-        mem_mb=16000,
+        mem_mb=evaluation_memory,
         runtime=120,
     params:
+        # Not evaluation.yaml: an edit of the tasks must not score the held-out documents again.
         length=lambda w: PROJECT.sequence_length_of(w.recipe),
-        limit=lambda w: PROJECT.evaluation_of(w.recipe)["heldout_tokens"] or "",
+        limit=lambda w: [
+            f"--limit={tokens}"
+            for tokens in [PROJECT.evaluation_of(w.recipe)["heldout_tokens"]]
+            if tokens is not None
+        ],
     shell:
         "python -W ignore -m tst_titan.evaluate.heldout --model $(dirname {input.export})"
         " --data-manifest {input.data} --stage-manifest {input.stage} --sequence-length {params.length}"
-        " $([ -z '{params.limit}' ] || echo --limit {params.limit}) --threads {threads} --out {output} > {log} 2>&1"
+        " {params.limit} --threads {threads} --documents {output.documents} --out {output.loss} > {log} 2>&1"
+        " || {{ tail -n 4 {log} >&2; exit 1; }}"
 
 
 rule local_task:
     input:
         data=RESULTS + "/data/{corpus}/manifest.json",
+        definition=str(TASKS / f"{LOCAL_TASK}.yaml"),
     output:
-        RESULTS + "/data/{corpus}/tasks/heldout_continuation/done.json",
+        RESULTS + f"/data/{{corpus}}/tasks/{LOCAL_TASK}/done.json",
     log:
-        RESULTS + "/data/{corpus}/logs/heldout_continuation.log",
+        RESULTS + f"/data/{{corpus}}/logs/{LOCAL_TASK}.log",
     threads: 1
     resources:
         mem_mb=8000,
         runtime=30,
     shell:
-        "python -m tst_titan.evaluate.local_task --data-manifest {input.data} --out $(dirname {output}) > {log} 2>&1"
+        "python -m tst_titan.evaluate.local_task --data-manifest {input.data} --definition {input.definition:q}"
+        " --out $(dirname {output}) > {log} 2>&1 || {{ tail -n 4 {log} >&2; exit 1; }}"
+
+
+rule fetch_tasks:
+    input:
+        own=lambda w: [
+            str(path) for path in [TASKS / f"{w.task}.yaml"] if path.is_file()
+        ],
+    output:
+        RESULTS + "/tasks/{task}.json",
+    log:
+        RESULTS + "/tasks/{task}.log",
+    # A name that nobody knows, or a missing network, is told before anything is trained.
+    priority: 10
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=120,
+    shell:
+        "python -W ignore -m tst_titan.evaluate.fetch --task {wildcards.task} --task-folder {TASKS:q}"
+        " --out {output} > {log} 2>&1 || {{ tail -n 4 {log} >&2; exit 1; }}"
 
 
 rule evaluate_tasks:
@@ -77,15 +134,18 @@ rule evaluate_tasks:
         config=RESULTS + "/evaluate/{recipe}/evaluation.yaml",
         export=EXPORT + "/export.json",
         local=local_task_of,
+        fetched=fetched_of,
     output:
         EVALUATE + "/tasks.json",
     log:
         EVALUATE + "/tasks.log",
     threads: 1
     resources:
-        mem_mb=16000,
+        mem_mb=evaluation_memory,
         runtime=240,
     shell:
+        # Of two definitions of one name the later counts: the local task's with its items.
         "python -W ignore -m tst_titan.evaluate.tasks --model $(dirname {input.export}) --config {input.config}"
-        " $([ -z '{input.local}' ] || echo --task-folder $(dirname {input.local})) --threads {threads}"
-        " --out {output} > {log} 2>&1"
+        " --task-folder {TASKS:q} $([ -z '{input.local}' ] || echo --task-folder $(dirname {input.local}))"
+        " --threads {threads} --out {output} > {log} 2>&1"
+        " || {{ tail -n 4 {log} >&2; exit 1; }}"

@@ -1,0 +1,207 @@
+"""The real lm-eval harness on a tiny exported model: the local task, a shipped task from the cache, and mistakes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from tests.evaluate.test_local_task import short_definition
+from tst_titan.evaluate import fetch, harness, heldout, local_task, tasks
+
+OFFLINE = ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE", "HF_DATASETS_CACHE")
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """What the commands set for their own process does not outlive a test."""
+    for name in OFFLINE:
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+        if not os.environ[name]:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="module")
+def task_folder(corpus, tmp_path_factory) -> Path:
+    """The local task, made of the tiny corpus."""
+    folder = tmp_path_factory.mktemp("task")
+    local_task.write_task(corpus, short_definition(folder), folder / "made")
+    return folder / "made"
+
+
+def config(folder: Path, *names: str, **settings) -> Path:
+    path = folder / "evaluation.yaml"
+    path.write_text(yaml.safe_dump({"tasks": list(names), **settings}))
+    return path
+
+
+def test_the_local_task_is_scored_as_by_hand(model_folder, task_folder, tmp_path):
+    out = tmp_path / "tasks.json"
+    settings = config(tmp_path, local_task.TASK, limit=20, batch_size=7)
+    arguments = ["--model", str(model_folder), "--config", str(settings), "--task-folder", str(task_folder)]
+    assert tasks.main([*arguments, "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    scores = found["tasks"][local_task.TASK]
+    assert (scores["n"], scores["samples_limit"], scores["version"]) == (20, 20, 1.0)
+    acc, acc_norm = scores_by_hand(task_folder, model_folder, 20)
+    assert scores["acc"] == pytest.approx(acc) and scores["acc_norm"] == pytest.approx(acc_norm)
+    assert scores["acc_stderr"] == pytest.approx((acc * (1 - acc) / 19) ** 0.5)
+    assert found["add_bos"] is False and found["num_fewshot"] == 0 and found["batch_size"] == 7
+    assert tasks.main([*arguments, "--limit", "5", "--out", str(out)]) == 0
+    assert json.loads(out.read_text())["tasks"][local_task.TASK]["n"] == 5
+
+
+def scores_by_hand(folder: Path, model_folder: Path, count: int) -> tuple[float, float]:
+    """Share of items whose true ending is likeliest, in all and per character."""
+    from transformers import AutoTokenizer
+
+    model, tokenizer = heldout.load_model(model_folder), AutoTokenizer.from_pretrained(model_folder)
+    right = np.zeros(2)
+    for line in (folder / "items.jsonl").read_text().splitlines()[:count]:
+        item = json.loads(line)
+        context = tokenizer(item["context"])["input_ids"]
+        scores = []
+        for ending in item["endings"]:
+            ids = torch.tensor([context + tokenizer(ending)["input_ids"]])
+            with torch.no_grad():
+                log_probabilities = model(ids).logits[0, :-1].log_softmax(-1)
+            chosen = log_probabilities.gather(1, ids[0, 1:, None])[len(context) - 1 :]
+            scores.append(chosen.sum().item())
+        per_character = [score / len(ending) for score, ending in zip(scores, item["endings"], strict=True)]
+        right += [np.argmax(scores) == item["label"], np.argmax(per_character) == item["label"]]
+    return float(right[0]) / count, float(right[1]) / count
+
+
+def test_a_shipped_task_is_scored_offline_from_the_cache(model_folder, tmp_path):
+    """The harness's own definition of arc_easy, on made-up questions where `datasets` keeps the real ones."""
+    cache_arc_easy(tmp_path / "hf")
+    done = score_in_a_process(
+        model_folder, config(tmp_path, "arc_easy"), tmp_path / "hf", tmp_path / "tasks.json"
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "tasks.json").read_text())["tasks"]
+    assert list(found) == ["arc_easy"] and found["arc_easy"]["n"] == 8 and found["arc_easy"]["version"] == 1.0
+    assert found["arc_easy"]["acc_norm"] is not None
+
+
+def cache_arc_easy(home: Path) -> None:
+    """Eight questions in the layout that `datasets` gives what it fetches from the hub."""
+    import datasets
+    from datasets.packaged_modules.parquet.parquet import Parquet
+
+    rows = [
+        {
+            "question": chr(0x4E00 + n),
+            "choices": {"text": ["一", "丁", "丂", "七"], "label": ["A", "B", "C", "D"]},
+            "answerKey": "ABCD"[n % 4],
+        }
+        for n in range(1, 9)
+    ]
+    home.mkdir()
+    datasets.Dataset.from_list(rows).to_parquet(str(home / "rows.parquet"))
+    splits = {split: [str(home / "rows.parquet")] for split in ("train", "validation", "test")}
+    builder = Parquet(
+        cache_dir=str(home / "datasets"),
+        repo_id="allenai/ai2_arc",
+        dataset_name="ai2_arc",
+        config_name="ARC-Easy",
+        hash="0" * 40,
+        data_files=splits,
+    )
+    builder.download_and_prepare()
+    (made,) = (home / "datasets/allenai___ai2_arc").iterdir()
+    made.rename(made.with_name("ARC-Easy"))
+
+
+def score_in_a_process(model: Path, settings: Path, home: Path, out: Path) -> subprocess.CompletedProcess:
+    """The command as the rule runs it: its settings must come before the libraries that read them."""
+    command = [
+        sys.executable,
+        "-m",
+        "tst_titan.evaluate.tasks",
+        "--model",
+        str(model),
+        "--config",
+        str(settings),
+    ]
+    environment = {name: value for name, value in os.environ.items() if name not in OFFLINE}
+    environment |= {"HF_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*command, "--out", str(out)], env=environment, capture_output=True, text=True)
+
+
+def test_data_that_was_not_fetched_is_missed_without_asking_a_network(model_folder, tmp_path):
+    done = score_in_a_process(
+        model_folder, config(tmp_path, "piqa"), tmp_path / "hf", tmp_path / "tasks.json"
+    )
+    assert done.returncode == 2 and "task piqa: its data is not at hand" in done.stderr
+    assert "tst_titan.evaluate.fetch" in done.stderr and "Retrying" not in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "tasks.json").exists()
+
+
+def test_fetching_says_what_a_task_of_ones_own_holds(task_folder, tmp_path):
+    out = tmp_path / "fetched.json"
+    assert fetch.main(["--task", local_task.TASK, "--task-folder", str(task_folder), "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert found["parts"][local_task.TASK] == {
+        "version": 1.0,
+        "dataset": "json",
+        "dataset_name": None,
+        "items": 30,
+    }
+
+
+@pytest.fixture
+def no_index(monkeypatch):
+    """The harness's whole index takes many seconds to read; here it is as good as empty."""
+    from lm_eval.tasks import TaskManager
+
+    whole = TaskManager.__init__
+
+    def only_included(self, include_path=None, include_defaults=True):
+        whole(self, include_path=include_path, include_defaults=False)
+
+    monkeypatch.setattr(TaskManager, "__init__", only_included)
+
+
+@pytest.mark.parametrize("command", ["tasks", "fetch"])
+def test_an_unknown_task_is_named(no_index, model_folder, task_folder, tmp_path, capsys, command):
+    out = ["--task-folder", str(task_folder), "--out", str(tmp_path / "out.json")]
+    if command == "tasks":
+        settings = config(tmp_path, local_task.TASK, "heldout_kontinuation")
+        status = tasks.main(["--model", str(model_folder), "--config", str(settings), *out])
+    else:
+        status = fetch.main(["--task", "heldout_kontinuation", *out])
+    said = capsys.readouterr().err
+    assert status == 2 and "found 'heldout_kontinuation' (did you mean 'heldout_continuation'?)" in said
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_the_papers_tasks_are_found_without_the_whole_index(no_index):
+    for name in ("arc_challenge", "arc_easy", "hellaswag", "mmlu", "openbookqa", "piqa", "winogrande"):
+        assert name in harness.task_manager([name], []).all_tasks
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"tasks": []}, "evaluation.tasks: found none"),
+        ({"tasks": ["piqa"], "limits": 3}, "unknown key limits (did you mean 'limit'?)"),
+        ({"tasks": ["piqa"], "batch_size": 0}, "key batch_size: found 0"),
+    ],
+)
+def test_a_mistake_in_the_config_is_told(model_folder, tmp_path, capsys, content, words):
+    (tmp_path / "evaluation.yaml").write_text(yaml.safe_dump(content))
+    arguments = ["--model", str(model_folder), "--config", str(tmp_path / "evaluation.yaml")]
+    assert tasks.main([*arguments, "--out", str(tmp_path / "tasks.json")]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_folder_without_a_finished_export_is_refused(tmp_path, capsys):
+    arguments = ["--model", str(tmp_path), "--config", str(config(tmp_path, "piqa"))]
+    assert tasks.main([*arguments, "--out", str(tmp_path / "tasks.json")]) == 2
+    assert "no finished export" in capsys.readouterr().err
