@@ -1,6 +1,8 @@
 """Shapes of configs/models: parameters against the built modules and transformers, FLOPs against torch's counter."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +13,13 @@ from tests.stages import DENSE, MOE
 from tst_titan.config.counts import count_parameters, flops_per_latent
 from tst_titan.config.load import load
 from tst_titan.config.schema import ModelConfig
+from tst_titan.errors import UserError
 from tst_titan.titan import cpu
 
 cpu.prepare()
+
+from torchtitan.models.llama3 import llama3_configs  # noqa: E402
+from torchtitan.models.qwen3 import qwen3_configs  # noqa: E402
 
 from tst_titan.titan.export import hf_config  # noqa: E402
 from tst_titan.titan.models import build_model_spec  # noqa: E402
@@ -91,3 +97,51 @@ def test_flops_agree_with_torchs_counter(shape):
         experts = 3 * model.dim * model.moe.expert_ffn_dim * model.moe.top_k * model.n_layers
         counted += 6 * experts * tokens.numel()
     assert counted == flops_per_latent(model, length) * tokens.numel()
+
+
+# torchtitan's own smallest flavours, as our configs write them (their vocabulary is 2048, their context unimportant).
+FLAVOURS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "llama3": (
+        llama3_configs["debugmodel"],
+        {"n_layers": 6, "n_heads": 16, "n_kv_heads": 16, "ffn_dim": 768},
+    ),
+    "qwen3": (
+        qwen3_configs["debugmodel_moe"],
+        {
+            "n_layers": 8,
+            "n_heads": 16,
+            "n_kv_heads": 8,
+            "head_dim": 128,
+            "moe": {"n_experts": 64, "top_k": 8, "expert_ffn_dim": 768},
+            "norm_eps": 1e-6,
+        },
+    ),
+}
+
+
+def drawn(config: Any) -> dict[str, torch.Tensor]:
+    """State of a part of a model, initialised from a fixed seed."""
+    torch.manual_seed(3)
+    part = config.build()
+    with torch.no_grad():
+        part.init_states()
+    return part.state_dict()
+
+
+@pytest.mark.parametrize("family", FLAVOURS)
+def test_the_initialisation_is_torchtitans_own(family):
+    flavour, shape = FLAVOURS[family]
+    theirs = flavour(attn_backend="flex")
+    model = ModelConfig.model_validate(
+        {"family": family, "dim": 256, "vocab_size": 2048, "max_sequence_length": 64, **shape}
+    )
+    ours = build_model_spec(model).model
+    parts = [(getattr(ours, name), getattr(theirs, name)) for name in ("tok_embeddings", "norm", "lm_head")]
+    for our_part, their_part in [*parts, (ours.layers[3], theirs.layers[3])]:
+        torch.testing.assert_close(drawn(our_part), drawn(their_part), rtol=0, atol=0)
+        assert getattr(our_part, "eps", None) == getattr(their_part, "eps", None)
+
+
+def test_an_expert_backend_needs_experts():
+    with pytest.raises(UserError, match="needs a model with experts"):
+        build_model_spec(ModelConfig.model_validate(DENSE), expert_comm_backend="deepep")

@@ -1,6 +1,6 @@
 """Parameters and FLOPs of a decoder in closed form, for whoever plans before anything is built.
 
-Pure Python. ``tst_titan.titan.counts`` counts the same on torchtitan's built module; a test holds the two together.
+Pure Python. Tests hold it against torchtitan's built modules, transformers' models and torch's FLOP counter.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from tst_titan.config.counts import count_parameters
 from tst_titan.config.experiment import ProjectConfig, ScaleConfig
 from tst_titan.config.load import choose_file, read_yaml
 from tst_titan.config.published import published_cell, published_experiment
@@ -134,6 +135,10 @@ class Project:
         """Latents per sequence of a recipe, as rendered."""
         return read_yaml(Path(self.results) / "train" / recipe / "recipe.yaml")["sequence_length"]
 
+    def parameters_of(self, recipe: str) -> int:
+        """Parameters of a recipe's model, as rendered."""
+        return read_yaml(Path(self.results) / "train" / recipe / "recipe.yaml")["parameters"]["total"]
+
     def has_tasks(self, scale: str) -> bool:
         """Whether final models are scored on tasks at a scale."""
         return bool(self.scale(scale).evaluation.tasks)
@@ -187,6 +192,7 @@ class Project:
         stage = run.stages[0].config
         recipe: dict[str, Any] = {"scale": self.scale_name, "size": run.size, "corpus": stage.data.corpus}
         recipe["sequence_length"] = stage.data.sequence_length
+        recipe["parameters"] = count_parameters(stage.model).as_manifest()
         write_if_changed(results / "train" / run.recipe / "recipe.yaml", _yaml(recipe))
         evaluation = self.scale().evaluation.model_dump(mode="json")
         write_if_changed(results / "evaluate" / run.recipe / "evaluation.yaml", _yaml(evaluation))

@@ -23,6 +23,7 @@ from torch.nn import functional
 from tst_titan.data.manifest import DataManifest, load_manifest
 from tst_titan.data.shards import TokenStream, read_index, shard_files
 from tst_titan.errors import EXIT_USER_ERROR, UserError
+from tst_titan.exported import load_exported
 from tst_titan.files import write_if_changed
 
 # Logits are the largest tensor by far: as many as stay in a CPU's cache, or as fill a few GiB of an accelerator.
@@ -190,16 +191,13 @@ def check_export(folder: Path) -> dict[str, Any]:
 
 
 def load_model(folder: Path) -> Any:
-    """The exported model in float32 and evaluation mode, on the accelerator if there is one.
+    """The exported model in evaluation mode with its expert biases, on the accelerator if there is one.
 
     Raises:
         UserError: the folder holds no finished export.
     """
-    from transformers import AutoModelForCausalLM
-
     check_export(folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return model.to(device()).eval()
+    return load_exported(folder, device())
 
 
 def device() -> str:

@@ -35,17 +35,17 @@ def evaluate(model_folder: Path, settings: EvaluationConfig, task_folders: list[
     """
     import lm_eval
     from lm_eval.models.huggingface import HFLM
+    from transformers import AutoTokenizer
 
-    from tst_titan.evaluate.heldout import check_export, device
+    from tst_titan.evaluate.heldout import load_model
 
-    check_export(model_folder)
     if not settings.tasks:
         raise UserError("evaluation.tasks: found none; name at least one task")
     manager = task_manager(settings.tasks, task_folders)
     tasks = load_tasks(manager, settings.tasks)
-    model = HFLM(
-        pretrained=str(model_folder), batch_size=settings.batch_size, device=device(), dtype="float32"
-    )
+    # Not by path: the harness would load the model without its expert biases.
+    exported, tokenizer = load_model(model_folder), AutoTokenizer.from_pretrained(model_folder)
+    model = HFLM(pretrained=exported, tokenizer=tokenizer, batch_size=settings.batch_size)
     found = lm_eval.simple_evaluate(
         model=model,
         tasks=tasks,

@@ -38,11 +38,14 @@ def fetched_of(wildcards):
     return [f"{RESULTS}/tasks/{t}.json" for t in tasks_of(wildcards) if t != LOCAL_TASK]
 
 
+def export_memory(wildcards):
+    """MB for one float32 copy of the model, a quarter more for the shard that is written, and Python."""
+    return 4000 + int(5e-6 * PROJECT.parameters_of(wildcards.recipe))
+
+
 def evaluation_memory(wildcards):
-    """What trained the model on a node holds it on one process, in float32 and twice."""
-    return max(
-        8000, PROJECT.train_resources(wildcards.recipe, wildcards.lineage)["mem_mb"]
-    )
+    """MB for the model in float32 and a batch of logits."""
+    return 12000 + export_memory(wildcards)
 
 
 rule export:
@@ -56,7 +59,7 @@ rule export:
         EXPORT + "/export.log",
     threads: 1
     resources:
-        mem_mb=evaluation_memory,
+        mem_mb=export_memory,
         runtime=60,
     shell:
         "python -W ignore -m tst_titan.titan.export $(dirname {input.stage}) $(dirname {output}) > {log} 2>&1"
