@@ -88,20 +88,6 @@ def test_the_standard_error_is_that_of_a_mean_over_documents():
     # Documents of equal length: the error of the mean of their means.
     loss = heldout.Loss(np.array([5.0, 10.0, 15.0]), np.array([10, 10, 10]), windows=3)
     assert loss.standard_error == pytest.approx(0.5 / math.sqrt(3))
-    assert heldout.Loss(np.array([5.0, 0.0]), np.array([10, 0]), windows=1).standard_error is None
-
-
-def test_the_standard_error_is_the_spread_over_drawn_corpora():
-    generator = np.random.default_rng(0)
-
-    def corpus_of(n):
-        tokens = generator.integers(10, 500, size=n)
-        # Every document has a level of its own: tokens of one document are alike.
-        return heldout.Loss(tokens * generator.normal(3, 0.5, size=n), tokens, windows=n)
-
-    drawn = [corpus_of(200) for _ in range(400)]
-    spread = np.std([loss.per_token for loss in drawn])
-    assert np.mean([loss.standard_error for loss in drawn]) == pytest.approx(spread, rel=0.1)
 
 
 def test_a_folder_without_a_finished_export_is_refused(corpus, tmp_path, capsys):

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from tests.evaluate.test_local_task import short_definition
 from tests.stages import DENSE, MOE, Tree, train
+from tst_titan.config.experiment import EvaluationConfig
 from tst_titan.config.schema import ModelConfig
 from tst_titan.config.stage_folder import StageFolder
 from tst_titan.data.shards import TokenStream
@@ -115,7 +117,7 @@ def test_evaluations_choose_experts_as_in_training(tree, tmp_path, monkeypatch):
 
     model, out, seen = moved(MOE, bias=0.3), tmp_path / "out", []
     export.export_stage(folder := finished(tree, MOE, model), out)
-    found = heldout.evaluate(out, folder.data_manifest, length=16, batch_size=4, limit=161)
+    found, _ = heldout.evaluate(out, folder.data_manifest, length=16, batch_size=4, limit=161)
     ids = torch.from_numpy(TokenStream.from_manifest(folder.data_manifest, split="heldout").read(0, 161))
     with torch.no_grad():
         expected = cross_entropy(model(ids[:-1].view(10, 16)).flatten(0, 1), ids[1:]).item()
@@ -128,9 +130,10 @@ def test_evaluations_choose_experts_as_in_training(tree, tmp_path, monkeypatch):
         return harness(**given)
 
     monkeypatch.setattr(lm_eval, "simple_evaluate", watched)
-    local = ["--data-manifest", str(folder.data_manifest), "--out", str(tmp_path / "task"), "--items", "4"]
-    assert local_task.main(local) == 0
-    tasks.evaluate(out, [local_task.TASK], [tmp_path / "task"], batch_size=4, limit=4)
+    pieces = short_definition(tmp_path, context_tokens=40)
+    local_task.write_task(folder.data_manifest, pieces, tmp_path / "task")
+    settings = EvaluationConfig(tasks=(local_task.TASK,), batch_size=4, limit=4)
+    tasks.evaluate(out, settings, [tmp_path / "task"])
     assert_same_logits(seen[0].model, model)
 
 

@@ -40,7 +40,7 @@ def read_heldout(path: str | None, manifest: str, confidence: float) -> dict[str
     nats = _number(found, "nats_per_token", path)
     bits = _number(found, "bits_per_byte", path)
     stderr = found.get("stderr_nats_per_token")
-    method = f"all {found.get('tokens', '?')} held-out tokens scored"
+    method = f"all {found.get('tokens', '?')} held-out tokens scored, {found.get('documents', '?')} documents as units"
     quantile = t_quantile(confidence, _LARGE)
     return {
         "heldout_nats_per_token": _with_error(nats, stderr, quantile, "nats/token", path, method),
@@ -115,9 +115,9 @@ def _accuracy(name: str, entry: Any, rule: str, quantile: float, path: str) -> M
     key = "acc_norm" if rule == "acc_norm_first" and entry.get("acc_norm") is not None else "acc"
     value = _number(entry, key, f"{path}, task '{name}'")
     items = entry.get("n")
-    stderr = entry.get("acc_stderr") if key == "acc" else None
+    stderr = entry.get(f"{key}_stderr")
     if stderr is None and items:
-        # tasks.json gives no error for acc_norm: that of a proportion over n items.
+        # That of a proportion over n items.
         stderr = (value * (1 - value) / max(items - 1, 1)) ** 0.5
     limit = entry.get("samples_limit")
     method = key + (f", first {limit} items only" if limit is not None else "")

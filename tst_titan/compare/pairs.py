@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from tst_titan.compare.arithmetic import Switch, interpolate_finals, loss_at, switch_spike
+from tst_titan.compare.documents import mean_over_documents, read_documents
 from tst_titan.compare.equal_loss import (
     NO_TOKEN_LOSS,
     EqualLoss,
@@ -48,10 +49,15 @@ class AtBudget:
 
 @dataclass(frozen=True)
 class Scored:
-    """Difference of one evaluation, run minus reference."""
+    """Difference of one evaluation, run minus reference.
+
+    Attributes:
+        paired: the interval is of the differences document by document; else the two errors count as independent.
+    """
 
     difference: Measured
     winner: Winner | None
+    paired: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ def compare_pair(
         equal_data=at_budget("data_tokens", reference, run, family, options),
         equal_loss=equal_loss(reference, run, family, options) if with_curves else None,
         run_reaches_reference=run_reaches(reference, run, options) if with_curves else None,
-        heldout=_scored(reference, run, "heldout_nats_per_token", options, lower_is_better=True),
+        heldout=_heldout(reference, run, options),
         accuracy=_scored(reference, run, "average_accuracy", options, lower_is_better=False),
         switch=switch_spike(run.curve, reference.curve, options.smoothing_window) if with_curves else None,
         switch_sources=merge_sources(metrics_sources(run), metrics_sources(reference)),
@@ -178,6 +184,29 @@ def _inside(
     # An unfair comparison decides only against the side that it favours.
     winner: Winner = made.winner if made.winner == ahead else "undecided"
     return AtBudget(made.reference_loss, made.run_loss, made.difference, ratio, winner, False, note)
+
+
+def _heldout(reference: RunData, run: RunData, options: Options) -> Scored:
+    """Difference of the held-out losses, paired by document where both models scored the same ones."""
+    name = "heldout_nats_per_token"
+    files = (run.spec.heldout_documents, reference.spec.heldout_documents)
+    if None in files or not (run.metrics[name].exists and reference.metrics[name].exists):
+        return _scored(reference, run, name, options, lower_is_better=True)
+    own, other = (read_documents(str(file)) for file in files)
+    if not own.same_text_as(other):
+        return _scored(reference, run, name, options, lower_is_better=True)
+    value, stderr = mean_over_documents(own.nats - other.nats, own.tokens)
+    half = None if stderr is None else stderr * t_quantile(options.confidence, len(own.numbers) - 1)
+    gap = Measured(
+        value,
+        LOSS_UNIT,
+        tuple(map(str, files)),
+        stderr,
+        None if half is None else value - half,
+        None if half is None else value + half,
+        f"run minus reference, paired by document ({len(own.numbers)}); noise of the scored text alone",
+    )
+    return Scored(gap, _winner(gap, lower_is_better=True), paired=True)
 
 
 def _scored(reference: RunData, run: RunData, name: str, options: Options, lower_is_better: bool) -> Scored:

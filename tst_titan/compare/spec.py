@@ -86,7 +86,8 @@ class RunSpec(_Strict):
     group: str = Field("", description="runs are compared inside their group")
     axes: dict[str, int | float | str] = {}
     stages: tuple[str, ...] = Field(min_length=1, description="stage folders, root first")
-    heldout: str | None = None
+    heldout: str | None = Field(None, description="heldout.json of the final model")
+    heldout_documents: str | None = Field(None, description="its loss document by document")
     tasks: str | None = None
     paper: PublishedCell | None = None
 

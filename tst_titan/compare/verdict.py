@@ -179,7 +179,8 @@ def _scored(found: Scored, what: str, run: str, reference: str, digits: int) -> 
     unit = "points" if gap.unit == "%" else gap.unit
     interval = ""
     if gap.low is not None and gap.high is not None:
-        interval = f" ({gap.low:+.{digits}f} to {gap.high:+.{digits}f})"
+        paired = ", paired by document" if found.paired else ""
+        interval = f" ({gap.low:+.{digits}f} to {gap.high:+.{digits}f}{paired})"
     yield (
         f"{what}, {run} is {abs(gap.value):.{digits}f} {unit} {side} than {reference}{interval}: {decided}."
     )

@@ -184,6 +184,7 @@ class Project:
             "axes": run.axes,
             "stages": [f"{self.results}/train/{stage.path}" for stage in run.stages],
             "heldout": f"{evaluations}/heldout.json",
+            "heldout_documents": f"{evaluations}/heldout_documents.csv",
             "tasks": f"{evaluations}/tasks.json" if self.has_tasks(self.scale_name) else None,
             "paper": published_cell(experiment.config, run),
         }

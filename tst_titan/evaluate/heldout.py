@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from tst_titan.compare.documents import mean_over_documents
 from tst_titan.data.manifest import DataManifest, load_manifest
 from tst_titan.data.shards import TokenStream, read_index, shard_files
 from tst_titan.errors import EXIT_USER_ERROR, UserError
@@ -47,21 +48,12 @@ class Loss:
     @property
     def per_token(self) -> float:
         """Mean loss in nats per token."""
-        return float(self.nats.sum() / self.tokens.sum())
+        return mean_over_documents(self.nats, self.tokens)[0]
 
     @property
     def standard_error(self) -> float | None:
-        """Standard error of the mean in nats per token, with documents as the units drawn; None for fewer than two.
-
-        Tokens of one document are alike, so windows or tokens as units would promise too much. The mean is a
-        ratio of two sums over documents; its error is that of the linearised ratio.
-        """
-        scored = self.tokens > 0
-        n = int(scored.sum())
-        if n < 2:
-            return None
-        residuals = self.nats[scored] - self.per_token * self.tokens[scored]
-        return float(math.sqrt(n / (n - 1) * np.sum(residuals**2)) / self.tokens.sum())
+        """Standard error of the mean in nats per token, with documents as the units drawn; None for fewer than two."""
+        return mean_over_documents(self.nats, self.tokens)[1]
 
 
 def batches(
@@ -153,7 +145,6 @@ def evaluate(
     found = {
         "nats_per_token": loss.per_token,
         "stderr_nats_per_token": loss.standard_error,
-        "stderr_over": "documents",
         "bits_per_byte": nats / math.log(2) / text_bytes,
         "tokens": int(loss.tokens.sum()),
         "bytes": round(text_bytes),

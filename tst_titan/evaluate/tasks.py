@@ -37,8 +37,9 @@ def evaluate(model_folder: Path, settings: EvaluationConfig, task_folders: list[
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoTokenizer
 
-    from tst_titan.evaluate.heldout import load_model
+    from tst_titan.evaluate.heldout import check_export, load_model
 
+    check_export(model_folder)
     if not settings.tasks:
         raise UserError("evaluation.tasks: found none; name at least one task")
     manager = task_manager(settings.tasks, task_folders)

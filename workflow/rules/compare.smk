@@ -34,6 +34,7 @@ rule compare:
             }
         ),
         heldout=final_files("evaluate", "heldout.json"),
+        documents=final_files("evaluate", "heldout_documents.csv"),
         tasks=lambda w: (
             final_files("evaluate", "tasks.json")(w)
             if PROJECT.has_tasks(w.scale)

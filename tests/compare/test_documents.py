@@ -1,0 +1,108 @@
+"""Held-out losses document by document: known answers, and what the comparison makes of them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_runs import baseline, make, texts, tst
+from fake_stages import write_heldout
+from scipy import stats
+
+from tst_titan.compare.documents import mean_over_documents, read_documents
+from tst_titan.errors import UserError
+
+
+def test_documents_of_one_length_give_the_error_of_the_mean_of_their_means() -> None:
+    mean, stderr = mean_over_documents(np.array([5.0, 10.0, 15.0]), np.array([10, 10, 10]))
+    assert mean == pytest.approx(1.0) and stderr == pytest.approx(0.5 / math.sqrt(3))
+
+
+def test_long_documents_weigh_more() -> None:
+    # Mean (2 + 24) / 10 = 2.6; residuals 2 - 2.6 * 2 = -3.2 and 24 - 2.6 * 8 = 3.2; sqrt(2 * 2 * 3.2^2) / 10.
+    mean, stderr = mean_over_documents(np.array([2.0, 24.0]), np.array([2, 8]))
+    assert mean == pytest.approx(2.6) and stderr == pytest.approx(0.64)
+
+
+def test_one_document_has_no_error() -> None:
+    assert mean_over_documents(np.array([5.0, 0.0]), np.array([10, 0])) == (0.5, None)
+
+
+def test_the_paired_error_is_the_spread_over_drawn_corpora_and_far_below_either_models() -> None:
+    generator = np.random.default_rng(0)
+
+    def drawn(n: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        tokens = generator.integers(10, 500, size=n)
+        # A document is hard for both models; what they differ in is small and has a level of its own too.
+        hard = generator.normal(3, 0.5, size=n)
+        gain = generator.normal(0.07, 0.05, size=n)
+        return tokens, tokens * hard, tokens * (hard - gain)
+
+    found = []
+    for _ in range(400):
+        tokens, first, second = drawn()
+        found.append((*mean_over_documents(second - first, tokens), mean_over_documents(first, tokens)[1]))
+    gaps, errors, own_errors = np.array(found).T
+    assert gaps.mean() == pytest.approx(-0.07, abs=3 * gaps.std() / 20)
+    assert errors.mean() == pytest.approx(gaps.std(), rel=0.1)
+    assert errors.mean() < own_errors.mean() / 5
+
+
+def write_documents(path: Path, tokens: list[int], nats: list[float]) -> str:
+    """A heldout_documents.csv."""
+    rows = [f"{number},{n},{loss!r}" for number, (n, loss) in enumerate(zip(tokens, nats, strict=True))]
+    path.write_text("\n".join(["document,tokens,nats", *rows]) + "\n")
+    return str(path)
+
+
+def pair_of(folder: Path, ours: list[float], tokens: list[int]) -> list[dict[str, Any]]:
+    """A baseline that scored three documents of 100 tokens, and a run with these losses."""
+    runs = [baseline(folder, 2000, 0.001), tst(folder, 2000, 3000, noise=0.001)]
+    for run, nats, lengths in ((runs[0], [300.0, 330.0, 270.0], [100] * 3), (runs[1], ours, tokens)):
+        manifest = run["stages"][-1] + "/manifest.json"
+        folder_of_run = folder / run["name"]
+        mean = sum(nats) / sum(lengths)
+        run["heldout"] = write_heldout(folder_of_run / "heldout.json", manifest, mean, stderr=0.17)
+        run["heldout_documents"] = write_documents(folder_of_run / "documents.csv", lengths, nats)
+    return runs
+
+
+def test_a_pair_is_compared_document_by_document(tmp_path: Path) -> None:
+    comparison = make("pair", pair_of(tmp_path, [289.0, 320.0, 261.0], [100] * 3))
+    scored = comparison.pairs[0].heldout
+    # Differences per token -0.11, -0.10, -0.09: mean -0.1, standard deviation 0.01.
+    stderr = 0.01 / math.sqrt(3)
+    half = stats.t.ppf(0.975, 2) * stderr
+    assert scored.paired and scored.winner == "run"
+    assert scored.difference.number == pytest.approx(-0.1)
+    assert scored.difference.stderr == pytest.approx(stderr)
+    assert scored.difference.low == pytest.approx(-0.1 - half)
+    assert scored.difference.high == pytest.approx(-0.1 + half)
+    assert all(source.endswith("documents.csv") for source in scored.difference.sources)
+    assert "lower than baseline 2000 (-0.1248 to -0.0752, paired by document)" in texts(comparison, "result")
+
+
+def test_models_that_scored_other_documents_are_not_paired(tmp_path: Path) -> None:
+    scored = make("pair", pair_of(tmp_path, [289.0, 320.0, 261.0], [100, 101, 99])).pairs[0].heldout
+    assert not scored.paired and scored.winner == "undecided"
+    assert scored.difference.stderr == pytest.approx(0.17 * math.sqrt(2))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "has not finished"),
+        ("document,nats\n0,1.0\n", "document,tokens,nats expected"),
+        ("document,tokens,nats\n", "0 rows"),
+        ("document,tokens,nats\n0,many,1.0\n", "not a table of documents"),
+    ],
+)
+def test_a_file_that_is_no_such_table_is_named(tmp_path: Path, content: str | None, words: str) -> None:
+    path = tmp_path / "documents.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=f"{path}.*{words}"):
+        read_documents(str(path))
