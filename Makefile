@@ -1,5 +1,6 @@
 # make demo   set everything up, run the whole DAG on the `cpu` scale, print the comparison and the report's path
 # make test   set everything up if needed, run the whole test suite
+# make plan   what a target costs, before anything runs: make plan TARGET=figure_3a SCALE=paper MFU=0.4 PEAK=989 [JSON=1]
 # make lint   style, types and the workflow's lint
 # make bench  the numbers of docs/performance.md, as ratios, into results/bench/*.json
 
@@ -11,7 +12,7 @@ READY := $(VENV)/.ready
 # Rules call `python` and `tst-titan`: the environment's own, as under conda or in a container.
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: demo test lint format bench lock setup clean
+.PHONY: demo plan test lint format bench lock setup clean
 
 setup: $(READY)
 
@@ -24,6 +25,10 @@ $(READY): envs/requirements.txt pyproject.toml
 demo: $(READY)
 	$(RUN) snakemake --cores $(CORES)
 	$(RUN) python -m tst_titan.report.terminal --report results/report/index.html results/compare/cpu/figure_3a
+
+plan: $(READY)
+	@$(RUN) tst-titan plan $(TARGET) $(if $(SCALE),--scale $(SCALE)) $(if $(MFU),--mfu $(MFU)) \
+		$(if $(PEAK),--peak-tflops $(PEAK)) $(if $(JSON),--json)
 
 test: $(READY)
 	$(RUN) python -m pytest -n $(CORES) --dist loadfile

@@ -10,6 +10,7 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/compare.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/plan.smk"
 
 
 localrules:
@@ -29,8 +30,8 @@ for _experiment in PROJECT.catalog.experiments():
         name:
             _experiment
         input:
-            f"{RESULTS}/report/index.html",
+            [] if ONLY_ASKED else f"{RESULTS}/report/index.html",
             drawn_from(_experiment, SCALE)
-            if _experiment in experiments_wanted()
+            if _experiment in experiments_wanted() and not ONLY_ASKED
             else [],
         localrule: True

@@ -24,9 +24,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _add_commands(commands: argparse._SubParsersAction) -> None:
-    from tst_titan import launch
+    from tst_titan import launch, plan
 
     launch.add_arguments(commands.add_parser("train", help="train one stage of the tree, all its processes"))
+    plan.add_arguments(
+        commands.add_parser("plan", help="stages, FLOPs, hours and disk of experiments, before they run")
+    )
     # The regression needs pandas and scipy, which a training job should not wait for.
     if "recommend" in sys.argv or "--help" in sys.argv or "-h" in sys.argv:
         from tst_titan.paper import recommend

@@ -177,6 +177,16 @@ class ScaleConfig(Strict):
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
+KeepCheckpoints = Literal["all", "branch_points", "final"]
+
+
+class PlanConfig(Strict):
+    """What a plan's GPU-hours assume."""
+
+    mfu: Fraction = Field(0.4, description="share of the peak that training reaches")
+    peak_tflops: PositiveFloat = Field(989.0, description="of one device; 989 is an H100's in dense bfloat16")
+
+
 class ProjectConfig(Strict):
     """configs/demo.yaml, the Snakemake configfile: which experiments at which scale."""
 
@@ -186,6 +196,8 @@ class ProjectConfig(Strict):
     )
     results: str = Field("results", description="folder for everything that is produced")
     wandb: Literal["off", "offline", "online"] = "off"
+    keep_checkpoints: KeepCheckpoints = Field("all", description="what `snakemake prune` leaves")
+    plan: PlanConfig = PlanConfig()
 
     @field_validator("wandb", mode="before")
     @classmethod

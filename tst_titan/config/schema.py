@@ -211,6 +211,17 @@ class StageConfig(Strict):
         return 1 if self.superposition is None else self.superposition.bag_size
 
     @property
+    def sequences_per_lane(self) -> int:
+        """Sequences that a lane's window is cut into: s with feeding more_sequences, else 1."""
+        sup = self.superposition
+        return sup.bag_size if sup is not None and sup.feeding == "more_sequences" else 1
+
+    @property
+    def latents_per_sequence(self) -> int:
+        """Latents that attend to each other."""
+        return self.data.sequence_length // self.sequences_per_lane
+
+    @property
     def latents_per_step(self) -> int:
         """Latents that one optimizer step processes: the same in every phase."""
         return self.data.batch_sequences * self.data.sequence_length

@@ -37,7 +37,10 @@ class StageCheckpoints(CheckpointManager):
     def _save(self, curr_step: int, last_step: bool = False) -> bool:
         if self._should_save(curr_step, last_step) and not self.states[TRAIN_STATE].parameters_are_finite():
             raise FloatingPointError(f"the weights are not finite after step {curr_step}; nothing was saved")
-        return super()._save(curr_step, last_step)
+        saved = super()._save(curr_step, last_step)
+        if saved and last_step:
+            self._purge_stale_checkpoints()  # torchtitan leaves one more than keep_latest_k behind here
+        return saved
 
     def save_now(self, step: int) -> None:
         """Write a full checkpoint of ``step`` whatever the interval, unless it is already there."""

@@ -68,7 +68,7 @@ class Job:
     @property
     def flops_per_latent(self) -> float:
         """Forward and backward, at the stage's latent sequence length."""
-        return flops_per_latent(self.stage.model, Window.of(self.stage).latents)
+        return flops_per_latent(self.stage.model, self.stage.latents_per_sequence)
 
     def trainer_config(self) -> StageTrainer.Config:
         """The torchtitan config of the stage."""

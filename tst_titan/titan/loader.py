@@ -38,11 +38,12 @@ class Window:
     def of(cls, stage: StageConfig) -> Window:
         """The window of a stage."""
         sup = stage.superposition
-        length = stage.data.sequence_length
-        if sup is None:
-            return cls(bag_size=1, sides=None, pieces=1, latents=length)
-        pieces = sup.bag_size if sup.feeding == "more_sequences" else 1
-        return cls(bag_size=sup.bag_size, sides=sup.sides, pieces=pieces, latents=length // pieces)
+        return cls(
+            bag_size=stage.bag_size,
+            sides=None if sup is None else sup.sides,
+            pieces=stage.sequences_per_lane,
+            latents=stage.latents_per_sequence,
+        )
 
     @property
     def advance(self) -> int:

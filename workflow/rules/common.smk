@@ -7,6 +7,8 @@ from tst_titan.config.project import Project
 from tst_titan.errors import UserError
 
 ROOT = Path(workflow.basedir)
+# `snakemake plan figure_4` is about figure_4 and makes nothing of it.
+ONLY_ASKED = "plan" in sys.argv
 # A stage or experiment that nobody asked for must not be parsed out of a path by accident.
 SEGMENT = r"[a-z0-9]+-\d+(?:-[A-Za-z0-9_.+]+)*"
 LINEAGE = rf"{SEGMENT}(?:/{SEGMENT})*"
@@ -24,7 +26,7 @@ try:
     PROJECT = Project.open(ROOT, config, targets=sys.argv)
     # Jobs that Snakemake starts read the files that the main process wrote: a config edited in the middle of a
     # run must not reach a job that was planned before.
-    if workflow.is_main_process:
+    if workflow.is_main_process and not ONLY_ASKED:
         PROJECT.render()
 except UserError as error:
     raise WorkflowError(str(error)) from None
