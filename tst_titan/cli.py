@@ -24,11 +24,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _add_commands(commands: argparse._SubParsersAction) -> None:
-    from tst_titan import launch, plan
+    from tst_titan import launch, plan, prune, restore
 
     launch.add_arguments(commands.add_parser("train", help="train one stage of the tree, all its processes"))
     plan.add_arguments(
         commands.add_parser("plan", help="stages, FLOPs, hours and disk of experiments, before they run")
+    )
+    prune.add_arguments(commands.add_parser("prune", help="remove checkpoints that nothing needs any more"))
+    restore.add_arguments(
+        commands.add_parser("restore", help="train a stage again for its pruned checkpoint")
     )
     # The regression needs pandas and scipy, which a training job should not wait for.
     if "recommend" in sys.argv or "--help" in sys.argv or "-h" in sys.argv:

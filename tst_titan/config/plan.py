@@ -7,7 +7,6 @@ its two Adam moments. Exports, evaluations and the corpus are not counted.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -21,6 +20,7 @@ from tst_titan.config.load import dump
 from tst_titan.config.project import Project
 from tst_titan.config.resolve import Experiment, Run, Stage, stages_of
 from tst_titan.config.schema import HandoverConfig
+from tst_titan.config.stage_folder import StageFolder
 
 # Training keeps weights and both moments in float32, whatever the precision of the matrix products.
 BYTES_PER_PARAMETER = 4 + 4 + 4
@@ -117,17 +117,8 @@ def is_done(stage: Stage, results: Path) -> bool:
 
     Snakemake decides by times as well (a newer corpus, a forced rule): ``snakemake -n`` says what it would run.
     """
-    folder = results / "train" / stage.path
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf8"))
-        if manifest["stage_sha256"] != sha256(dump(stage.config).encode()).hexdigest():
-            return False
-        if stage.parent is None:
-            return True
-        parent = json.loads((folder.parent / "manifest.json").read_text(encoding="utf8"))
-        return bool(manifest["parent_identity"] == parent["identity"])
-    except (OSError, ValueError, KeyError):
-        return False
+    folder = StageFolder(results / "train" / stage.path, results)
+    return folder.has_result_of(sha256(dump(stage.config).encode()).hexdigest())
 
 
 @dataclass(frozen=True)

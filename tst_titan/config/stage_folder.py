@@ -117,6 +117,58 @@ class StageFolder:
                 f"{self.manifest_path}: not valid JSON ({error}); train the stage again"
             ) from None
 
+    def last_checkpoint(self, manifest: dict[str, Any]) -> Path:
+        """The finished stage's last checkpoint, which is what its children and its export start from.
+
+        Raises:
+            UserError: it was pruned, or is missing or incomplete; says how to get it back.
+        """
+        checkpoint = self.path / manifest["checkpoint"]
+        if (checkpoint / ".metadata").is_file():
+            return checkpoint
+        raise UserError(
+            f"{self.manifest_path}: key checkpoint: {manifest['checkpoint']} {self._why_missing(checkpoint.name)}.\n"
+            f"`tst-titan restore {self.path}` trains the stage again (it took {manifest['stage_device_hours']:.2g} "
+            f"device hours) and leaves all that is finished as it is.\nOr remove {self.manifest_path.name} there: "
+            "snakemake then trains the stage and everything after it anew"
+        )
+
+    @property
+    def pruned_path(self) -> Path:
+        """Which checkpoints were pruned, by step folder."""
+        return self.path / "logs" / "pruned.json"
+
+    def pruned(self) -> dict[str, Any]:
+        """What `snakemake prune` removed here: for every step folder when, and under which setting."""
+        try:
+            return json.loads(self.pruned_path.read_text(encoding="utf8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+
+    def _why_missing(self, name: str) -> str:
+        record = self.pruned().get(name)
+        if record is None:
+            return "is missing or incomplete"
+        return f"was pruned on {record['when']} (keep_checkpoints: {record['keep_checkpoints']})"
+
+    def has_result_of(self, stage_sha256: str) -> bool:
+        """Whether the manifest is of a stage.yaml with this hash and of the parent's present result."""
+        try:
+            manifest, parent = self.manifest(), self.parent
+            if manifest["stage_sha256"] != stage_sha256:
+                return False
+            return parent is None or manifest["parent_identity"] == parent.manifest()["identity"]
+        except (UserError, OSError, KeyError):
+            return False
+
+    def is_finished(self) -> bool:
+        """Whether this stage and all before it have the results of their present configs."""
+        try:
+            own = self.has_result_of(self.stage_sha256)
+        except FileNotFoundError:
+            return False
+        return own and (self.parent is None or self.parent.is_finished())
+
     def parent_manifest(self) -> dict[str, Any] | None:
         """The parent's manifest, checked to describe the parent's present stage.yaml and an existing checkpoint.
 
@@ -133,12 +185,7 @@ class StageFolder:
                 f"{parent.path / 'stage.yaml'} is {parent.stage_sha256[:12]}; the parent was trained with another "
                 "config, train it again"
             )
-        checkpoint = parent.path / manifest["checkpoint"]
-        if not (checkpoint / ".metadata").is_file():
-            raise UserError(
-                f"{parent.manifest_path}: key checkpoint: {checkpoint} is missing or incomplete; "
-                "train the parent again (snakemake --forcerun) or restore the folder"
-            )
+        parent.last_checkpoint(manifest)
         if manifest["end_step"] != self.stage.start_step:
             raise UserError(
                 f"{self.path / 'stage.yaml'}: key start_step: found {self.stage.start_step}, but the parent "

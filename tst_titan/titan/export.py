@@ -80,9 +80,7 @@ def load_trained(folder: StageFolder, manifest: dict[str, Any]) -> torch.nn.Modu
 
     from tst_titan.titan.models import build_model_spec
 
-    checkpoint = folder.path / manifest["checkpoint"]
-    if not (checkpoint / ".metadata").is_file():
-        raise UserError(f"{folder.manifest_path}: key checkpoint: {checkpoint} is missing or incomplete")
+    checkpoint = folder.last_checkpoint(manifest)
     model = build_model_spec(folder.stage.model, expert_precision="float32").model.build()
     state = model.state_dict()
     try:

@@ -1,14 +1,16 @@
 """What every rule file uses: the checked config, the stage tree, and where things are."""
 
+import re
 import sys
 from pathlib import Path
 
 from tst_titan.config.project import Project
 from tst_titan.errors import UserError
+from tst_titan.prune import Pruning, check_parents
 
 ROOT = Path(workflow.basedir)
 # `snakemake plan figure_4` is about figure_4 and makes nothing of it.
-ONLY_ASKED = "plan" in sys.argv
+ONLY_ASKED = bool({"plan", "prune"} & set(sys.argv))
 # A stage or experiment that nobody asked for must not be parsed out of a path by accident.
 SEGMENT = r"[a-z0-9]+-\d+(?:-[A-Za-z0-9_.+]+)*"
 LINEAGE = rf"{SEGMENT}(?:/{SEGMENT})*"
@@ -26,8 +28,10 @@ try:
     PROJECT = Project.open(ROOT, config, targets=sys.argv)
     # Jobs that Snakemake starts read the files that the main process wrote: a config edited in the middle of a
     # run must not reach a job that was planned before.
-    if workflow.is_main_process and not ONLY_ASKED:
+    if workflow.is_main_process and "plan" not in sys.argv:
         PROJECT.render()
+        if not ONLY_ASKED:
+            check_parents(PROJECT.stages, Path(PROJECT.results))
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

@@ -3,6 +3,16 @@
 
 localrules:
     plan,
+    prune,
+
+
+def pruning_text():
+    """What `snakemake -n prune` says; otherwise the command itself says what it did."""
+    dry_run = any(re.fullmatch(r"-\w*n\w*|--dry-?run", word) for word in sys.argv)
+    if "prune" not in sys.argv or not dry_run:
+        return "Remove the checkpoints that nothing needs any more."
+    text = Pruning(Path(RESULTS), PROJECT.config.keep_checkpoints).text(dry_run=True)
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 rule plan:
@@ -12,3 +22,12 @@ rule plan:
     shell:
         "tst-titan plan {params.experiments} --scale {SCALE} --results {RESULTS}"
         " --mfu {params.assumed.mfu} --peak-tflops {params.assumed.peak_tflops}"
+
+
+rule prune:
+    params:
+        keep=PROJECT.config.keep_checkpoints,
+    message:
+        pruning_text()
+    shell:
+        "tst-titan prune --keep {params.keep} --results {RESULTS}"
