@@ -123,12 +123,12 @@ def test_a_curriculum_is_a_longer_path(catalog):
 
 
 def test_options_that_change_the_result_change_the_path(catalog):
-    bags = [{"weights": "power", "sides": "input_only"}]
+    bags = [{"weights": "power", "sides": "output_only"}]
     found = experiment(
         catalog,
         runs={"r": {"bags": bags, "handover": {"load": "model_only", "reinitialize": ["embedding"]}}},
     )
-    assert found.runs[0].lineage == "bag4-25-input_only-power/token-90-model_only-reinit_embedding/decay-100"
+    assert found.runs[0].lineage == "bag4-25-output_only-power/token-90-model_only-reinit_embedding/decay-100"
 
 
 def test_seeds_and_learning_rates_are_recipes_of_their_own(catalog):
@@ -189,6 +189,15 @@ def test_the_longest_read_is_noted_for_the_check_before_training(catalog):
         ({"length": "medium"}, ["length", "'medium'", "short (100)"]),
         ({"size": "moe"}, ["size 'moe'", "small"]),
         ({"bags": [{"bag_size": 2, "weights": [1.0]}]}, ["weights has 1 numbers", "needs 2"]),
+        ({"bags": [{"bag_size": 2, "weights": [1.0, -1.0]}]}, ["(1.0, -1.0)", "none negative"]),
+        ({"bags": [{"bag_size": 2, "weights": [1.0, float("nan")]}]}, ["nan", "must be finite"]),
+        ({"bags": [{"loss": "bce", "weights": "power"}]}, ["'power'", "'bce'", "only mce takes them"]),
+        ({"bags": [{"loss": "hinge", "sides": "input_only"}]}, ["'hinge'", "one target", "leave both out"]),
+        ({"bags": [{"mutual_information": {"k": -1.0}}]}, ["'uniform'", "it needs mutual_information"]),
+        (
+            {"bags": [{"weights": "mutual_information", "mutual_information": {"c0": -9.0}}]},
+            ["-7.65", "none negative"],
+        ),
         ({"bags": [{"bag_size": 3, "feeding": "more_sequences"}]}, ["bag_size (3) must divide"]),
         ({"handover": {"reinitialize": ["head"]}}, ["reinitialize.0", "'head'", "'lm_head'"]),
     ],
@@ -232,6 +241,13 @@ def test_mistakes_in_a_model(catalog, file, change, words):
         ({"processes_per_node": 2, "parallel": {"tensor": 4}}, ["parallel.tensor", "divide the 2 processes"]),
         ({"processes_per_node": 3}, ["batch_sequences", "found 4", "3 data-parallel ranks"]),
         ({"processes_per_node": 2, "parallel": {"shard": 4}}, ["parallel.shard", "found 4"]),
+        (
+            {"processes_per_node": 4, "parallel": {"replicate": 3}},
+            ["parallel.replicate", "found 3", "divide the 4"],
+        ),
+        ({"parallel": {"context": 2}}, ["parallel.context", "found 2", "leave it at 1"]),
+        ({"loss_chunks": 3}, ["sequence_length", "found 16", "loss_chunks (3)"]),
+        ({"micro_batch_sequences": 3}, ["micro_batch_sequences", "found 3", "batch_sequences (4)"]),
         ({"log_every": 0}, ["log_every", "found 0"]),
     ],
 )
@@ -242,6 +258,53 @@ def test_layouts_that_cannot_work_are_refused(catalog, runtime, words):
     with pytest.raises(UserError) as error:
         experiment(catalog, runs={"r": {}})
     assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize(
+    ("runtime", "words"),
+    [
+        (
+            {"processes_per_node": 3, "parallel": {"expert": 3}},
+            ["parallel.expert", "found 3", "n_experts (4)"],
+        ),
+        (
+            {"processes_per_node": 2, "parallel": {"expert": 4}},
+            ["parallel.expert", "found 4", "divide shard x tensor (2)"],
+        ),
+    ],
+)
+def test_experts_that_cannot_be_spread_so_are_refused(catalog, runtime, words):
+    moe = {"family": "qwen3", "moe": {"n_experts": 4, "top_k": 2, "expert_ffn_dim": 8}}
+    write(catalog.folder / "models/m.yaml", {k: v for k, v in MODEL.items() if k != "ffn_dim"} | moe)
+    size = SIZE | {"batch_sequences": 12}
+    write(
+        catalog.folder / "scales/s.yaml", {"description": "d", "sizes": {"small": size}, "runtime": runtime}
+    )
+    with pytest.raises(UserError) as error:
+        experiment(catalog, runs={"r": {}})
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_short_latent_sequences_must_still_be_cut_evenly(catalog):
+    """With more_sequences the loss's chunks and tensor parallel cut L / s latents, not L."""
+    scale = {"description": "d", "sizes": {"small": SIZE}, "runtime": {"loss_chunks": 8}}
+    write(catalog.folder / "scales/s.yaml", scale)
+    experiment(catalog, runs={"r": {"bags": [{}]}})
+    with pytest.raises(UserError, match=r"found 16, which makes sequences of 4 latents.*loss_chunks \(8\)"):
+        experiment(catalog, runs={"r": {"bags": [{"feeding": "more_sequences"}]}})
+
+
+def test_the_constants_of_the_fitted_law_reach_the_stage_and_its_path(catalog):
+    law = {"c0": 1.0, "a": 2.0, "k": -0.5}
+    fitted = {"weights": "mutual_information"}
+    runs = {"paper": {"bags": [fitted]}, "ours": {"bags": [fitted | {"mutual_information": law}]}}
+    found = experiment(catalog, runs=runs)
+    assert lineages(found.runs) == {
+        "paper": "bag4-25-mutual_information/token-90/decay-100",
+        "ours": "bag4-25-mutual_information-1_2_-0.5/token-90/decay-100",
+    }
+    laws = {run.name: run.stages[0].config.superposition.mutual_information for run in found.runs}
+    assert laws["paper"].c0 == 3.63 and laws["ours"].model_dump() == law
 
 
 def test_unknown_names_list_the_known_ones(catalog):

@@ -37,6 +37,21 @@ def test_the_bag_loss_starts_near_ln_v(chain):
     assert 0.9 * log(VOCABULARY) < first < 1.2 * log(VOCABULARY)
 
 
+def test_mfu_counts_latents_in_both_phases(tmp_path):
+    peak = 2e-6  # of a machine that makes 2 million FLOPs a second: the ratios come out large
+    tree = Tree.make(tmp_path).with_runtime(peak_tflops=peak)
+    for lineage in ("bag4-4", "bag4-4/token-8"):
+        folder = tree.stage(lineage)
+        train(folder)
+        before, line = map(json.loads, folder.metrics_path.read_text().splitlines()[-2:])
+        seconds = line["seconds"] - before["seconds"]
+        flops_per_latent = folder.manifest()["flops_per_latent"]
+        assert line["mfu"] == pytest.approx(64 * flops_per_latent / seconds / (peak * 1e12))
+        assert line["flops"] - before["flops"] == 64 * flops_per_latent
+        assert line["latents_per_second"] == pytest.approx(64 / seconds)
+        assert line["data_tokens_per_second"] == pytest.approx(64 * folder.stage.bag_size / seconds)
+
+
 def test_the_manifest_adds_up(chain):
     bag, token = (folder.manifest() for folder in chain)
     assert (bag["latents"], bag["data_tokens"]) == (6 * 64, 6 * 64 * 4)
@@ -101,15 +116,46 @@ def test_a_changed_config_starts_again_from_the_parent_and_keeps_the_old_checkpo
     assert changed.manifest()["identity"] != old.parent.name and (old / ".metadata").exists()
 
 
-def test_a_nan_loss_stops_with_advice_and_keeps_the_last_good_checkpoint(tree):
-    folder = tree.stage(
-        "token-12",
-        optimizer={"learning_rate": 1e30, "max_gradient_norm": 1e9},
-        schedule={"warmup_steps": 0},
-    )
+# Training whose loss is multiplied by a number from a step on.
+DIVERGING = """
+import sys
+from tst_titan.titan import train
+from tst_titan.titan import cpu
+cpu.prepare()
+from tst_titan.titan.trainer import StageTrainer
+whole = StageTrainer.forward_backward_step
+def diverging(self, **given):
+    if self.step >= {step}:
+        next(iter(self.model_parts[0].parameters())).data.mul_({factor})
+    return whole(self, **given)
+StageTrainer.forward_backward_step = diverging
+sys.exit(train.main([sys.argv[1]]))
+"""
+
+
+def diverge(folder, step: int, factor: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", DIVERGING.format(step=step, factor=factor), str(folder.path)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("factor", ["float('nan')", "float('inf')"])
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_last_good_checkpoint(tmp_path, factor):
+    folder = Tree.make(tmp_path).with_runtime(log_every=3).stage("token-12")
+    done = diverge(folder, 8, factor)
+    assert done.returncode == 2, done.stderr
+    assert "not finite" in done.stderr and "step 8; step 6 was the last logged one" in done.stderr
+    kept = next((folder.path / "checkpoint").glob("*/step-4"))
+    assert f"the last good checkpoint, {kept}, is kept" in done.stderr and (kept / ".metadata").exists()
+    assert "lower learning rate" in done.stderr and not folder.manifest_path.exists()
+    assert "resumes from its checkpoint of step 4" in train(folder).stderr
+
+
+def test_a_stage_that_diverges_at_once_names_its_parents_checkpoint(chain, tree):
+    changes = {"optimizer": {"learning_rate": 1e30}, "schedule": {"warmup_steps": 0}}
+    folder = tree.with_runtime(checkpoint_every=50).stage("bag4-6/token-9", **changes)
     done = train(folder, check=False)
-    assert done.returncode == 2 and "not finite" in done.stderr and "lower learning rate" in done.stderr
-    assert not folder.manifest_path.exists()
+    parent = chain[0].path / chain[0].manifest()["checkpoint"]
+    assert done.returncode == 2 and f"the last good checkpoint is the parent's, {parent}" in done.stderr
 
 
 def test_refuses_a_parent_that_changed(tmp_path):

@@ -11,6 +11,7 @@ from tst_titan.config.schema import (
     Feeding,
     Fraction,
     HandoverConfig,
+    MutualInformationLaw,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -47,6 +48,7 @@ class BagSpec(Strict):
     )
     sides: Sides = "full"
     weights: Weights | tuple[float, ...] = "uniform"
+    mutual_information: MutualInformationLaw = MutualInformationLaw()
     loss: BagLoss = "mce"
     feeding: Feeding = "longer_sequences"
 

@@ -70,9 +70,16 @@ def check_parallel(stage: StageConfig, runtime: RuntimeConfig, where: str) -> No
             f"{where}: key batch_sequences: found {stage.data.batch_sequences}; it must be a multiple of the "
             f"{ranks} data-parallel ranks"
         )
-    length = stage.data.sequence_length
+    micro = runtime.micro_batch_sequences or stage.data.batch_sequences // ranks
+    if stage.data.batch_sequences % (micro * ranks):
+        raise UserError(
+            f"{where}: key runtime.micro_batch_sequences: found {micro}; micro_batch_sequences times the {ranks} "
+            f"data-parallel ranks must divide data.batch_sequences ({stage.data.batch_sequences})"
+        )
+    length = stage.latents_per_sequence
     if length % p.tensor or length % runtime.loss_chunks:
         raise UserError(
-            f"{where}: key sequence_length: found {length}; it must be a multiple of parallel.tensor ({p.tensor}) "
-            f"and loss_chunks ({runtime.loss_chunks})"
+            f"{where}: key sequence_length: found {stage.data.sequence_length}, which makes sequences of {length} "
+            f"latents; that must be a multiple of runtime.parallel.tensor ({p.tensor}) and runtime.loss_chunks "
+            f"({runtime.loss_chunks})"
         )

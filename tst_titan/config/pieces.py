@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tst_titan.config.experiment import BagSpec, RunSpec, SizeConfig
@@ -89,9 +89,16 @@ def segment_name(piece: Piece, handover: HandoverConfig | None) -> str:
         for key in ("sides", "weights", "loss", "feeding"):
             value = getattr(piece.bag, key)
             if value != getattr(defaults, key):
-                suffixes.append(value if isinstance(value, str) else "w" + "_".join(f"{w:g}" for w in value))
+                suffixes.append(value if isinstance(value, str) else "w" + _numbers(value))
+        law = piece.bag.mutual_information
+        suffixes += [_numbers((law.c0, law.a, law.k))] if law != defaults.mutual_information else []
     if handover is not None:
         suffixes += ["model_only"] if handover.load == "model_only" else []
         suffixes += ["reinit_" + "_".join(handover.reinitialize)] if handover.reinitialize else []
         suffixes += [f"rewarm{handover.rewarm_steps}"] if handover.rewarm_steps else []
     return "-".join([f"{name}-{piece.end}", *suffixes])
+
+
+def _numbers(values: Iterable[float]) -> str:
+    """Numbers as a part of a path."""
+    return "_".join(f"{value:g}" for value in values)

@@ -7,6 +7,7 @@ Every model is frozen and rejects unknown keys, so that a mistyped key is an err
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -94,6 +95,10 @@ class MutualInformationLaw(Strict):
     a: float = 1.35
     k: float = -1.25
 
+    def __call__(self, distance: float) -> float:
+        """The law at a distance in tokens."""
+        return self.c0 + self.a * distance**self.k
+
 
 class SuperpositionConfig(Strict):
     """How a stage superposes tokens; absent in a plain token stage."""
@@ -110,13 +115,32 @@ class SuperpositionConfig(Strict):
 
     @model_validator(mode="after")
     def _weights_fit(self) -> SuperpositionConfig:
-        if isinstance(self.weights, tuple):
-            if len(self.weights) != self.bag_size:
-                raise ValueError(
-                    f"weights has {len(self.weights)} numbers; a bag of {self.bag_size} needs {self.bag_size}"
-                )
-            if min(self.weights) < 0 or sum(self.weights) <= 0:
-                raise ValueError("weights must be non-negative with a positive sum")
+        if isinstance(self.weights, tuple) and len(self.weights) != self.bag_size:
+            raise ValueError(
+                f"weights has {len(self.weights)} numbers; a bag of {self.bag_size} needs {self.bag_size}"
+            )
+        numbers: tuple[float, ...] = self.weights if isinstance(self.weights, tuple) else (1.0,)
+        if self.weights == "mutual_information":
+            numbers = tuple(map(self.mutual_information, range(1, self.bag_size + 1)))
+        elif self.mutual_information != MutualInformationLaw():
+            raise ValueError(
+                f"mutual_information has no effect with weights {self.weights!r}; it needs mutual_information"
+            )
+        if not all(0 <= number < math.inf for number in numbers) or not any(numbers):
+            raise ValueError(f"weights {numbers} must be finite, none negative and not all zero")
+        return self
+
+    @model_validator(mode="after")
+    def _options_have_an_effect(self) -> SuperpositionConfig:
+        if self.sides == "input_only" and (self.loss, self.weights) != ("mce", "uniform"):
+            raise ValueError(
+                f"sides input_only has one target and its ordinary cross-entropy; loss {self.loss!r} and weights "
+                f"{self.weights!r} have no effect there: leave both out"
+            )
+        if self.loss != "mce" and self.weights != "uniform":
+            raise ValueError(
+                f"weights {self.weights!r} have no effect on the loss {self.loss!r}; only mce takes them"
+            )
         if self.sides == "output_only" and self.feeding == "more_sequences":
             raise ValueError(
                 "feeding more_sequences needs bags at the input; output_only reads no extra data"

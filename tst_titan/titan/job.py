@@ -24,7 +24,6 @@ from tst_titan.config.counts import flops_per_latent
 from tst_titan.config.parallel import data_parallel_ranks
 from tst_titan.config.schema import RuntimeConfig, StageConfig
 from tst_titan.config.stage_folder import StageFolder
-from tst_titan.errors import UserError
 from tst_titan.superposition import MutualInformationLaw, expected_initial_loss, target_weights
 from tst_titan.titan import cpu
 from tst_titan.titan.checkpoints import StageCheckpoints
@@ -230,16 +229,8 @@ class Job:
 
     def _micro_batch(self) -> int:
         """Sequences (lanes) per forward pass and data-parallel rank."""
-        ranks = data_parallel_ranks(self.runtime)
-        per_rank = self.stage.data.batch_sequences // ranks
-        micro = self.runtime.micro_batch_sequences or per_rank
-        if self.stage.data.batch_sequences % (micro * ranks):
-            raise UserError(
-                f"{self.folder.path / 'runtime.yaml'}: key micro_batch_sequences: found {micro}; micro_batch_sequences "
-                f"times the {ranks} data-parallel ranks must divide data.batch_sequences "
-                f"({self.stage.data.batch_sequences})"
-            )
-        return micro
+        per_rank = self.stage.data.batch_sequences // data_parallel_ranks(self.runtime)
+        return self.runtime.micro_batch_sequences or per_rank
 
 
 def _activation_checkpoint(kind: str) -> Any:

@@ -166,12 +166,21 @@ def _say_where_it_starts(folder: StageFolder, identity: str, parent: dict[str, A
 
 
 def _not_finite(job: Any, error: Exception) -> str:
+    from tst_titan.titan.metrics import MetricsFile
+
+    logged = MetricsFile(job.folder.metrics_path).read()
+    until = f"; step {logged[-1]['step']} was the last logged one that still was" if logged else ""
     good = complete_checkpoints(job.folder.checkpoint_folder(job.identity))
-    kept = (
-        f"the last good checkpoint, {good[max(good)]}, is kept" if good else "no checkpoint was written yet"
-    )
+    kept = "no checkpoint was written yet"
+    if good:
+        kept = f"the last good checkpoint, {good[max(good)]}, is kept"
+    elif job.parent is not None:
+        kept = (
+            f"the last good checkpoint is the parent's, {job.folder.parent.path / job.parent['checkpoint']}"
+        )
+    what = str(error).removesuffix(" Stopping training.").rstrip(".")
     return (
-        f"{job.folder.path}: {error}; {kept}. Try a lower learning rate, a longer warm-up or a smaller "
+        f"{job.folder.path}: {what}{until}; {kept}. Try a lower learning rate, a longer warm-up or a smaller "
         f"max_gradient_norm (found learning_rate {job.stage.optimizer.learning_rate:g}, warmup_steps "
         f"{job.stage.schedule.warmup_steps}, max_gradient_norm {job.stage.optimizer.max_gradient_norm:g})"
     )
