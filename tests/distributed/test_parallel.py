@@ -1,19 +1,29 @@
-"""Two ranks compute what one computes: dense and MoE, bag phase and across the switch, every kind of parallelism."""
+"""Several ranks compute what one computes: dense and MoE, in both phases, under every kind of parallelism."""
+
+import json
 
 import pytest
 import torch
 
-from tests.stages import DENSE, MOE, Tree, final_tensors, losses, train
+from tests import stages
+from tests.stages import MOE, Tree, final_tensors, losses, train
 
 pytestmark = pytest.mark.slow
 
 EXPERTS = 4
+# An odd vocabulary: the shards of embedding and head differ in size.
+DENSE = {**stages.DENSE, "vocab_size": 65}
 LAYOUTS = {
-    "fsdp": (DENSE, {"shard": 2}),
-    "hsdp_replicas": (DENSE, {"replicate": 2, "shard": 1}),
-    "tensor": (DENSE, {"tensor": 2}),
-    "moe_fsdp_and_expert": (MOE, {"shard": 2, "expert": 2}),
-    "moe_tensor_and_expert": (MOE, {"tensor": 2, "expert": 2}),
+    "fsdp": (DENSE, 2, {"shard": 2}),
+    "hsdp_replicas": (DENSE, 2, {"replicate": 2, "shard": 1}),
+    "tensor": (DENSE, 2, {"tensor": 2}),
+    "moe_fsdp": (MOE, 2, {"shard": 2}),
+    "moe_fsdp_and_expert": (MOE, 2, {"shard": 2, "expert": 2}),
+    "moe_tensor_and_expert": (MOE, 2, {"tensor": 2, "expert": 2}),
+    "hsdp": (DENSE, 4, {"replicate": 2, "shard": 2}),
+    "fsdp_and_tensor": (DENSE, 4, {"shard": 2, "tensor": 2}),
+    "moe_fsdp4_and_expert2": (MOE, 4, {"shard": 4, "expert": 2}),
+    "moe_hsdp_and_expert": (MOE, 4, {"replicate": 2, "shard": 2, "expert": 2}),
 }
 
 
@@ -23,8 +33,9 @@ def results(tmp_path_factory):
     return folder
 
 
-def train_both_phases(tree: Tree):
-    bag, token = tree.stage("bag4-4"), tree.stage("bag4-4/token-8")
+def train_both_phases(tree: Tree, **switch):
+    bag = tree.stage("bag4-4")
+    token = tree.stage("bag4-4/token-8", **switch)
     train(bag)
     train(token)
     return bag, token
@@ -39,30 +50,69 @@ def one_process(results):
     }
 
 
+def gradient_norms(folder) -> list[float]:
+    """Before clipping, by step."""
+    return [json.loads(line)["grad_norm"] for line in folder.metrics_path.read_text().splitlines()]
+
+
 def assert_same(found, expected, tolerance=2e-4):
-    """Losses and parameters agree within float32 rounding grown over a few steps of Adam."""
+    """Losses, gradients and parameters agree within float32 rounding grown over a few steps of Adam.
+
+    Adam hides a gradient of the wrong size from the parameters: its norm before clipping, and its running means, of
+    every tensor, do not.
+    """
     for ours, reference in zip(found, expected, strict=True):
-        reference_losses = losses(reference)
-        assert losses(ours) == pytest.approx(reference_losses, rel=1e-5)
+        assert losses(ours) == pytest.approx(losses(reference), rel=1e-5)
+        assert gradient_norms(ours) == pytest.approx(gradient_norms(reference), rel=1e-3)
         ours_tensors, reference_tensors = final_tensors(ours), final_tensors(reference)
         assert ours_tensors.keys() == reference_tensors.keys()
         for name, tensor in reference_tensors.items():
-            if "optimizer" in name or "tokens_per_expert" in name:
-                continue
-            torch.testing.assert_close(ours_tensors[name], tensor, rtol=1e-3, atol=tolerance, msg=lambda m: m)
+            if name.endswith(("exp_avg", "exp_avg_sq")):
+                scale = tensor.abs().max().item()
+                torch.testing.assert_close(
+                    ours_tensors[name],
+                    tensor,
+                    rtol=0.01,
+                    atol=0.01 * scale,
+                    msg=lambda m, n=name: f"{n}: {m}",
+                )
+            elif "optimizer" not in name and "tokens_per_expert" not in name:
+                torch.testing.assert_close(
+                    ours_tensors[name], tensor, rtol=1e-3, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+                )
+
+
+def spread(results, layout) -> Tree:
+    model, ranks, parallel = LAYOUTS[layout]
+    tree = Tree(results, model=model, recipe=layout)
+    return tree.with_runtime(processes_per_node=ranks, parallel=parallel)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_two_ranks_equal_one(results, one_process, layout):
-    model, parallel = LAYOUTS[layout]
-    tree = Tree(results, model=model, recipe=f"two-{layout}").with_runtime(
-        processes_per_node=2, parallel=parallel
-    )
-    assert_same(train_both_phases(tree), one_process["moe" if model is MOE else "dense"])
+def test_several_ranks_equal_one(results, one_process, layout):
+    found = train_both_phases(spread(results, layout))
+    assert_same(found, one_process["moe" if LAYOUTS[layout][0] is MOE else "dense"])
+
+
+def test_parts_start_anew_alike_on_one_rank_and_on_two(results):
+    anew = {"handover": {"reinitialize": ["embedding", "lm_head"]}}
+    one = train_both_phases(Tree(results, model=DENSE, recipe="anew-one"), **anew)
+    two = Tree(results, model=DENSE, recipe="anew-two").with_runtime(processes_per_node=2)
+    assert_same(train_both_phases(two, **anew), one)
+
+
+def test_experts_spread_over_two_ranks_continue_on_one(results, one_process):
+    two = Tree(results, model=MOE, recipe="two-then-one")
+    bag = two.with_runtime(processes_per_node=2, parallel={"shard": 2, "expert": 2}).stage("bag4-4")
+    train(bag)
+    token = two.stage("bag4-4/token-8")
+    train(token)
+    assert (bag.manifest()["world_size"], token.manifest()["world_size"]) == (2, 1)
+    assert_same((bag, token), one_process["moe"])
 
 
 def test_the_number_of_ranks_may_change_between_stages_and_after_a_crash(results, one_process):
-    tree = Tree(results, recipe="one-then-two")
+    tree = Tree(results, model=DENSE, recipe="one-then-two")
     bag = tree.stage("bag4-4")
     train(bag)
     two = tree.with_runtime(processes_per_node=2)
@@ -85,13 +135,11 @@ def test_the_number_of_ranks_may_change_between_stages_and_after_a_crash(results
 
 
 def test_chunked_loss_and_micro_batches_change_nothing(results, one_process):
-    tree = Tree(results, recipe="chunked").with_runtime(loss_chunks=4, micro_batch_sequences=2)
+    tree = Tree(results, model=DENSE, recipe="chunked").with_runtime(loss_chunks=4, micro_batch_sequences=2)
     assert_same(train_both_phases(tree), one_process["dense"])
 
 
 def test_expert_load_is_logged_in_both_phases(one_process):
-    import json
-
     for folder in one_process["moe"]:
         load = json.loads(folder.metrics_path.read_text().splitlines()[-1])["expert_load"]
         assert len(load) == MOE["n_layers"] and len(load[0]) == EXPERTS

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from math import log
 import pytest
 import torch
 
-from tests.stages import DENSE, Tree, final_tensors, losses, train
+from tests.stages import DENSE, MOE, Tree, final_tensors, losses, train
 
 VOCABULARY = 64
 
@@ -100,10 +101,30 @@ def test_killed_twice_and_stopped_once_ends_bit_identical(chain, tmp_path):
     assert not token.manifest_path.exists()
     done = train(token)
     assert "resumes from its checkpoint" in done.stderr
-    for undisturbed, resumed in zip(chain, (bag, token), strict=True):
+    assert_bit_identical((bag, token), chain)
+
+
+def assert_bit_identical(found, expected) -> None:
+    for resumed, undisturbed in zip(found, expected, strict=True):
         assert losses(resumed) == losses(undisturbed)
-        expected, found = final_tensors(undisturbed), final_tensors(resumed)
-        assert all(torch.equal(expected[name], found[name]) for name in expected)
+        ours, theirs = final_tensors(resumed), final_tensors(undisturbed)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_mixture_of_experts_that_dies_in_a_phase_and_at_the_switch_ends_bit_identical(tmp_path):
+    whole, cut = (Tree.make(tmp_path, model=MOE, recipe=recipe) for recipe in ("whole", "cut"))
+    lineages = ("bag4-6", "bag4-6/token-10")
+    expected = tuple(whole.stage(lineage) for lineage in lineages)
+    for folder in expected:
+        train(folder)
+    bag, token = (cut.stage(lineage) for lineage in lineages)
+    _kill_after_step(bag, 5)
+    assert "resumes from its checkpoint of step 4" in train(bag).stderr
+    _kill_after_step(token, 7)
+    shutil.rmtree(token.path / "checkpoint", ignore_errors=True)  # as if it had died before its first
+    assert "starts from bag4-6 at step 6" in train(token).stderr
+    assert_bit_identical((bag, token), expected)
 
 
 def test_a_changed_config_starts_again_from_the_parent_and_keeps_the_old_checkpoints(chain, tree):

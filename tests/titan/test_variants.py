@@ -14,6 +14,7 @@ cpu.prepare()
 
 from tst_titan.superposition import target_weights  # noqa: E402
 from tst_titan.titan.job import Job  # noqa: E402
+from tst_titan.titan.metrics import StageMetrics  # noqa: E402
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -53,6 +54,18 @@ def naive_loss(name: str, logits: torch.Tensor, labels: torch.Tensor, weights: t
     if name == "bce":
         return torch.nn.functional.binary_cross_entropy_with_logits(logits, bags)
     return torch.relu(1 - (2 * bags - 1) * logits).mean()
+
+
+@pytest.mark.parametrize(
+    ("step", "loss", "warns"),
+    [(1, log(64), False), (1, 1.25 * log(64), True), (1, log(64) / 4, True), (2, log(64) / 4, False)],
+)
+def test_a_first_loss_far_from_ln_v_names_the_likely_cause(capsys, step, loss, warns):
+    metrics = StageMetrics.__new__(StageMetrics)
+    metrics.settings = StageMetrics.Config(title="run", bag_size=4, expected_first_loss=log(64))
+    metrics._check_first_loss(step, loss)
+    said = capsys.readouterr().err
+    assert ("near 1.040 would mean a cross-entropy divided by the bag size" in said) == warns
 
 
 @pytest.mark.parametrize("name", VARIANTS)

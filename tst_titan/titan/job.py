@@ -140,7 +140,12 @@ class Job:
                 law = MutualInformationLaw(**sup.mutual_information.model_dump())
                 only_law = law if sup.weights == "mutual_information" else None
                 weights = tuple(target_weights(sup.weights, sup.bag_size, law=only_law).tolist())
-            inner = BagLoss.Config(bag_size=sup.bag_size, name=sup.loss, weights=weights)
+            inner = BagLoss.Config(
+                bag_size=sup.bag_size,
+                vocab_size=self.stage.model.vocab_size,
+                name=sup.loss,
+                weights=weights,
+            )
         if self.runtime.loss_chunks == 1:
             return inner
         return ChunkedLossWrapper.Config(num_chunks=self.runtime.loss_chunks, loss_fn=inner)

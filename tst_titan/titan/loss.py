@@ -23,6 +23,7 @@ class BagLoss(BaseLoss):
     @dataclass(kw_only=True, slots=True)
     class Config(BaseLoss.Config):
         bag_size: int
+        vocab_size: int
         name: str = "mce"
         weights: tuple[float, ...] | None = None
         """Weight of the i-th target, normalised; only for mce."""
@@ -31,6 +32,7 @@ class BagLoss(BaseLoss):
         # The loss is one hand-fused autograd function: nothing is left for the compiler.
         del compile_config
         self.bag_size = config.bag_size
+        self.vocab_size = config.vocab_size
         self.name = config.name
         self.weights = None if config.weights is None else target_weights(config.weights, config.bag_size)
 
@@ -47,6 +49,9 @@ class BagLoss(BaseLoss):
             pred: logits (B, L, V), or this rank's columns of them as a DTensor sharded over the vocabulary.
             labels: token ids (B, L, s).
             global_valid_tokens: labels of the whole batch, s times the number of latents.
+
+        Raises:
+            RuntimeError: the logits are a part of the vocabulary and nothing says which.
         """
         shard = None
         if isinstance(pred, DTensor):
@@ -56,6 +61,11 @@ class BagLoss(BaseLoss):
             ):
                 shard = VocabShard.of_group(pred.shape[-1], pred.device_mesh.get_group("tp"))
             pred = pred.to_local()
+        if shard is None and pred.shape[-1] != self.vocab_size:
+            raise RuntimeError(
+                f"the head gives {pred.shape[-1]} logits of a vocabulary of {self.vocab_size} and does not say which: "
+                "a sharded head must give a DTensor, as torchtitan's spmd_backend partial_dtensor does"
+            )
         if self.weights is not None and self.weights.device != pred.device:
             self.weights = self.weights.to(pred.device)
         loss = bag_loss(
