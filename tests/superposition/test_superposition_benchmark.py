@@ -39,6 +39,21 @@ def test_the_script_writes_every_comparison(tmp_path: Path) -> None:
     assert "MCE s=8: paper's loop / ours" in shown and str(output) in shown
 
 
+def test_the_script_needs_nothing_but_torch() -> None:
+    check = (
+        "import sys, torch; had = set(sys.modules); import benchmarks.superposition; "
+        "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - had} - set(sys.stdlib_module_names)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", check],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(done.stdout.split()) <= {"benchmarks", "tst_titan", "torch"}, done.stdout
+
+
 @pytest.mark.slow
 def test_the_plan_for_cuda_runs_in_small_on_the_cpu() -> None:
     plan = superposition.shrunk(superposition.CUDA_PLAN)
