@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 
 from tests import stages
 from tests.stages import MOE, Tree, final_tensors, losses, train
