@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _add_commands(commands: argparse._SubParsersAction) -> None:
-    from tst_titan import launch, plan, prune, restore
+    from tst_titan import launch, plan, prune, restore, status
 
     launch.add_arguments(commands.add_parser("train", help="train one stage of the tree, all its processes"))
     plan.add_arguments(
@@ -33,6 +33,9 @@ def _add_commands(commands: argparse._SubParsersAction) -> None:
     prune.add_arguments(commands.add_parser("prune", help="remove checkpoints that nothing needs any more"))
     restore.add_arguments(
         commands.add_parser("restore", help="train a stage again for its pruned checkpoint")
+    )
+    status.add_arguments(
+        commands.add_parser("status", help="state, step, speed and time left of every stage")
     )
     # The regression needs pandas and scipy, which a training job should not wait for.
     if "recommend" in sys.argv or "--help" in sys.argv or "-h" in sys.argv:

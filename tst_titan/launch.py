@@ -1,24 +1,33 @@
-"""Start the processes of a stage and turn a request to stop into a checkpoint.
+"""Start the processes of a stage, on one node or several, and turn a request to stop into a checkpoint.
 
-One process is replaced by the training itself; several on a node are torchrun's. Imports nothing heavy.
+One process is a child of this one; several on a node are torchrun's; on several nodes Slurm starts a torchrun on each.
+Imports nothing heavy.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tst_titan.config.stage_folder import StageFolder, complete_checkpoints
+from tst_titan.attempts import Attempts
+from tst_titan.config.stage_folder import StageFolder
 from tst_titan.errors import EXIT_INTERRUPTED, UserError
+from tst_titan.lock import writer_of
+from tst_titan.processes import STOP_SIGNALS, die_with_parent, ignore_stop_signals
 
-MAX_ATTEMPTS_AT_ONE_STEP = 2
 MODULE = "tst_titan.titan.train"
+# In a batch job: how long to wait for the end of an earlier job that still writes (it may be in its last grace period).
+SECONDS_FOR_ANOTHER_WRITER = 180
+FIRST_PORT, PORTS = 20000, 20000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--again", action="store_true", help="try once more after repeated failures at one step"
     )
+    parser.add_argument("--log", type=Path, help="append what training prints to this file, too")
     parser.set_defaults(run=run)
 
 
@@ -34,133 +44,175 @@ def run(arguments: argparse.Namespace) -> int:
     """Train the stage; 85 means stopped on request with a checkpoint, to be continued by the next call.
 
     Raises:
-        UserError: the stage died twice at the same step.
+        UserError: the stage died twice at the same step, another process trains it, or its scratch is not writable.
     """
     folder = StageFolder.at(arguments.folder)
-    runtime = folder.runtime
     folder.stop_file.unlink(missing_ok=True)
-    attempts = Attempts(folder)
-    attempts.begin(forced=arguments.again)
-    environment = os.environ | runtime.environment | {"PYTHONUNBUFFERED": "1"}
-    environment.setdefault("PYTHONWARNINGS", "ignore")
     _turn_signals_into_stops(folder)
-    status = subprocess.Popen(command(folder), env=environment).wait()
-    if status != 0 and runtime.world_size > 1 and folder.interrupted_file.exists():
-        status = EXIT_INTERRUPTED
-    attempts.end(status)
-    if status == EXIT_INTERRUPTED:
-        print(f"{folder.title}  run the same command again to continue", file=sys.stderr)
+    _check_scratch()
+    _wait_for_another_writer(folder)
+    attempts = Attempts(folder)
+    attempt = attempts.begin(forced=arguments.again)
+    folder.interrupted_file.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        log = stack.enter_context(arguments.log.open("ab")) if arguments.log else None
+        _say(_introduction(folder, attempt), log)
+        status = _train(folder, log)
+        if status in (0, 1) and folder.interrupted_file.exists() and folder.runtime.world_size > 1:
+            # torchrun knows only success and failure.
+            status = EXIT_INTERRUPTED
+        attempts.end(status)
+        if status == EXIT_INTERRUPTED:
+            _say(f"{folder.title}  run the same command again to continue", log)
     return status
 
 
 def command(folder: StageFolder) -> list[str]:
-    """The command that trains the stage on this node."""
+    """The command that trains the stage, on all its nodes.
+
+    Raises:
+        UserError: several nodes are wanted outside a Slurm job.
+    """
     runtime = folder.runtime
     script = ["-m", MODULE, str(folder.path)]
     if runtime.world_size == 1:
         return [sys.executable, *script]
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        str(runtime.processes_per_node),
-    ]
+    torchrun = [sys.executable, "-m", "torch.distributed.run"]
+    # Stops reach the trainers by themselves; torchrun would kill them 30 s after a signal of its own.
+    torchrun += ["--signals-to-handle", "SIGHUP,SIGQUIT", "--nproc-per-node", str(runtime.processes_per_node)]
     logs = ["--log-dir", str(folder.path / "logs" / "torchrun"), "--tee", "3", "--local-ranks-filter", "0"]
     if runtime.nodes == 1:
         return [*torchrun, "--standalone", *logs, *script]
-    return [*torchrun, *rendezvous(runtime.nodes), *logs, *script]
+    meeting = rendezvous(runtime.nodes, runtime.init_timeout_s)
+    return [*_on_every_node(folder), *torchrun, *meeting, *logs, *script]
 
 
-def rendezvous(nodes: int) -> list[str]:
-    """torchrun's meeting point: the job's first node, on a port that two jobs on one node do not share.
+def rendezvous(nodes: int, timeout_s: int) -> list[str]:
+    """torchrun's meeting point: this node, which is the job's first, on a port that two jobs on it do not share.
 
     Raises:
-        UserError: several nodes are wanted outside a Slurm job step.
+        UserError: several nodes are wanted outside a Slurm job.
     """
-    try:
-        job, first = os.environ["SLURM_JOB_ID"], os.environ["TST_TITAN_FIRST_NODE"]
-    except KeyError as missing:
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None or shutil.which("srun") is None:
+        missing = "SLURM_JOB_ID is not set" if job is None else "srun is not found"
         raise UserError(
-            f"key nodes: found {nodes}; several nodes need Slurm and {missing.args[0]} is not set. "
+            f"key nodes: found {nodes}; several nodes need a Slurm job and {missing}. "
             "Use snakemake --profile slurm, or nodes: 1"
+        )
+    first = os.environ.get("TST_TITAN_FIRST_NODE", socket.gethostname())
+    conf = f"timeout={timeout_s},join_timeout={timeout_s}"
+    options = ["--nnodes", str(nodes), "--rdzv-backend", "c10d", "--rdzv-id", job, "--rdzv-conf", conf]
+    return [*options, "--rdzv-endpoint", f"{first}:{free_port(FIRST_PORT + int(job) % PORTS)}"]
+
+
+def free_port(wanted: int) -> int:
+    """The first port from ``wanted`` on that nothing listens on here."""
+    for port in range(wanted, wanted + 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+            return port
+    raise UserError(f"no free port between {wanted} and {wanted + 99} on {socket.gethostname()}")
+
+
+def _on_every_node(folder: StageFolder) -> list[str]:
+    """Start what follows once on every node of the job, with all of the node's cores and GPUs."""
+    runtime = folder.runtime
+    srun = ["srun", f"--nodes={runtime.nodes}", f"--ntasks={runtime.nodes}", "--ntasks-per-node=1"]
+    srun += [f"--cpus-per-task={runtime.cores_per_node}", "--cpu-bind=none", "--kill-on-bad-exit=1"]
+    if runtime.gpus_per_node:
+        srun.append(f"--gres=gpu:{runtime.gpus_per_node}")
+    # A signal to the job's steps reaches every process of them.
+    return [*srun, "sh", "-c", 'trap "" TERM USR1 INT; exec "$0" "$@"']
+
+
+def _train(folder: StageFolder, log: Any) -> int:
+    environment = os.environ | folder.runtime.environment | {"PYTHONUNBUFFERED": "1"}
+    environment.setdefault("PYTHONWARNINGS", "ignore")
+    me = os.getpid()
+
+    def in_the_child() -> None:
+        die_with_parent(me)
+        ignore_stop_signals()
+
+    pipe = None if log is None else subprocess.PIPE
+    process = subprocess.Popen(
+        command(folder),
+        env=environment,
+        stdout=pipe,
+        stderr=None if log is None else subprocess.STDOUT,
+        preexec_fn=in_the_child,
+    )
+    if log is not None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            _say(line, log)
+    return process.wait()
+
+
+def _say(line: str | bytes, log: Any) -> None:
+    """One line to the terminal, which may be gone, and to the log."""
+    content = line if isinstance(line, bytes) else f"{line}\n".encode()
+    if log is not None:
+        log.write(content)
+        log.flush()
+    try:
+        sys.stderr.buffer.write(content)
+        sys.stderr.flush()
+    except OSError:
+        pass
+
+
+def _introduction(folder: StageFolder, attempt: dict[str, Any]) -> str:
+    where = f"on {attempt['host']}"
+    if attempt["slurm_job"]:
+        where = f"Slurm job {attempt['slurm_job']} {where}"
+    if attempt["nodes"] > 1:
+        where += f" and {attempt['nodes'] - 1} more"
+    return f"{folder.title}  attempt {attempt['attempt']} after step {attempt['from_step']}, {where}"
+
+
+def _check_scratch() -> None:
+    """Snakemake puts a job's temporary files where the site wants them; a full or foreign disk shows here.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    scratch = Path(os.environ.get("TMPDIR", "/tmp"))
+    try:
+        probe = scratch / f".tst-titan-{os.getpid()}"
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"scratch (TMPDIR) {scratch} on {socket.gethostname()}: {error.strerror}; it must be a writable folder: "
+            "key scratch in configs/site.yaml"
         ) from None
-    port = 20000 + int(job) % 20000
-    return [
-        "--nnodes",
-        str(nodes),
-        "--rdzv-backend",
-        "c10d",
-        "--rdzv-id",
-        job,
-        "--rdzv-endpoint",
-        f"{first}:{port}",
-    ]
+
+
+def _wait_for_another_writer(folder: StageFolder) -> None:
+    """Let an earlier job of the stage end; only in a batch job, a person is told at once.
+
+    Raises:
+        UserError: it does not end.
+    """
+    deadline = time.monotonic() + (SECONDS_FOR_ANOTHER_WRITER if "SLURM_JOB_ID" in os.environ else 0)
+    while (writer := writer_of(folder)) is not None:
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{folder.lock_file}: another process is training this stage ({writer}); wait for it or end it"
+            )
+        time.sleep(2)
 
 
 def _turn_signals_into_stops(folder: StageFolder) -> None:
-    """From now on a signal to this process asks training to stop at the next step with a checkpoint.
-
-    torchrun kills its workers 30 s after a signal, which may be too short for a checkpoint: it gets none, the
-    workers see a file instead.
-    """
+    """From now on a signal to this process asks training to stop at the next step with a checkpoint."""
 
     def ask_to_stop(number: int, frame: Any) -> None:
         folder.stop_file.touch()
 
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+    for number in STOP_SIGNALS:
         signal.signal(number, ask_to_stop)
-
-
-class Attempts:
-    """Counts how often a stage was started, and ends the retries of one that makes no progress."""
-
-    def __init__(self, folder: StageFolder):
-        self.folder = folder
-        self.path = folder.path / "logs" / "attempts.json"
-
-    def read(self) -> dict[str, Any]:
-        """What earlier attempts left."""
-        try:
-            return json.loads(self.path.read_text(encoding="utf8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            return {"stage_sha256": None, "count": 0, "failures_at": {}}
-
-    def begin(self, forced: bool) -> None:
-        """Count a new attempt.
-
-        Raises:
-            UserError: the stage died ``MAX_ATTEMPTS_AT_ONE_STEP`` times after the same checkpoint.
-        """
-        state = self.read()
-        if forced or state["stage_sha256"] != self.folder.stage_sha256:
-            state = {"stage_sha256": self.folder.stage_sha256, "count": 0, "failures_at": {}}
-        step = str(self._newest_step())
-        failures = state["failures_at"].get(step, 0)
-        if failures >= MAX_ATTEMPTS_AT_ONE_STEP:
-            raise UserError(
-                f"{self.folder.path}: training died {failures} times after step {step} without reaching another "
-                f"checkpoint; see logs/ there. After mending the cause: tst-titan train --again {self.folder.path}"
-            )
-        state["count"] += 1
-        self._write(state)
-
-    def end(self, status: int) -> None:
-        """Note a failure; success and a requested stop are none."""
-        if status in (0, EXIT_INTERRUPTED):
-            return
-        state = self.read()
-        step = str(self._newest_step())
-        state["failures_at"][step] = state["failures_at"].get(step, 0) + 1
-        self._write(state)
-
-    def _newest_step(self) -> int:
-        steps = [max(found, default=0) for found in map(complete_checkpoints, self._identities())]
-        return max(steps, default=self.folder.stage.start_step)
-
-    def _identities(self) -> list[Path]:
-        return sorted((self.folder.path / "checkpoint").glob("*"))
-
-    def _write(self, state: dict[str, Any]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(state) + "\n", encoding="utf8")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-COPIED = ("Snakefile", "workflow", "configs", "envs", "tst_titan")
+COPIED = ("Snakefile", "workflow", "configs", "envs", "tst_titan", "slurm")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,9 @@ class ProjectCopy:
         folder.mkdir(parents=True, exist_ok=True)
         for name in COPIED:
             source = REPOSITORY / name
-            if source.is_dir():
+            if source.is_symlink():
+                (folder / name).symlink_to(source.readlink())
+            elif source.is_dir():
                 shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, folder / name)

@@ -304,6 +304,12 @@ class RuntimeConfig(Strict):
         1, description="training processes on each node (GPUs, or CPU ranks)"
     )
     nodes: PositiveInt = 1
+    gpus_per_node: NonNegativeInt = Field(
+        0, description="GPUs of each node that a job asks its cluster for: one a process, or none"
+    )
+    cpus_per_node: PositiveInt | None = Field(
+        None, description="cores of each node that a job asks for; default those that its processes use"
+    )
     parallel: ParallelConfig = ParallelConfig()
     micro_batch_sequences: PositiveInt | None = Field(
         None, description="sequences per forward pass and data-parallel rank; default all at once"
@@ -338,3 +344,16 @@ class RuntimeConfig(Strict):
     def world_size(self) -> int:
         """Number of training processes."""
         return self.nodes * self.processes_per_node
+
+    @property
+    def cores_per_node(self) -> int:
+        """Cores that a job takes on each node."""
+        return self.cpus_per_node or self.processes_per_node * max(self.cpu_threads, 1)
+
+    @model_validator(mode="after")
+    def _one_process_drives_one_gpu(self) -> RuntimeConfig:
+        if self.gpus_per_node not in (0, self.processes_per_node):
+            raise ValueError(
+                f"gpus_per_node ({self.gpus_per_node}) must be processes_per_node ({self.processes_per_node}) or 0"
+            )
+        return self

@@ -61,8 +61,13 @@ class StageFolder:
         return self.path / "stop"
 
     @property
+    def lock_file(self) -> Path:
+        """Locked by the process that trains the stage; says which one it is."""
+        return self.path / ".lock"
+
+    @property
     def interrupted_file(self) -> Path:
-        """Left by training that stopped on request: torchrun turns every exit status into 1."""
+        """Left by training that stopped on request: torchrun knows only success and failure."""
         return self.path / "logs" / "interrupted"
 
     @property

@@ -1,31 +1,33 @@
 """Train one stage: ``python -m tst_titan.titan.train STAGE_FOLDER`` in every process of the job.
 
-Exit status: 0 finished, 2 a mistake that the user can mend, 85 stopped on request with a checkpoint written.
+Exit status: 0 finished, 2 a mistake that the user can mend, 85 stopped on request with a checkpoint written (0 and the
+folder's ``logs/interrupted`` where several processes train).
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import logging
 import os
 import platform
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from tst_titan.config.counts import count_parameters
 from tst_titan.config.stage_folder import StageFolder, complete_checkpoints
 from tst_titan.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
+from tst_titan.lock import sole_writer
+from tst_titan.processes import die_with_parent
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line of one training process; returns the exit status."""
     started = time.time()
+    die_with_parent()
     parser = argparse.ArgumentParser(description="Train one stage of the tree.")
     parser.add_argument("folder", type=Path, help="<results>/train/<recipe>/<segment>/...")
     folder = StageFolder.at(parser.parse_args(arguments).folder)
@@ -45,9 +47,8 @@ def _train(folder: StageFolder, started: float) -> int:
     parent = folder.parent_manifest()
     data = check_job(folder)
     identity = folder.identity(data.identity, parent["identity"] if parent else None)
-    with _sole_writer(folder) if rank == 0 else nullcontext():
+    with sole_writer(folder) if rank == 0 else nullcontext():
         _log_to_file(folder, rank)
-        folder.interrupted_file.unlink(missing_ok=True)
         if rank == 0:
             _say_where_it_starts(folder, identity, parent)
         return _run(folder, identity, parent, data, started, rank)
@@ -80,13 +81,14 @@ def _run(
         trainer.close()
     if not interrupted and rank == 0:
         write_stage_manifest(job, data, started)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
     if interrupted and rank == 0:
         folder.stop_file.unlink(missing_ok=True)
         folder.interrupted_file.touch()
         print(f"{folder.title}  stopped on request at step {trainer.step}", file=sys.stderr)
-    return EXIT_INTERRUPTED if interrupted else 0
+    alone = torch.distributed.get_world_size() == 1
+    torch.distributed.destroy_process_group()
+    # One of several that ends with another status would have the others killed while they write.
+    return EXIT_INTERRUPTED if interrupted and alone else 0
 
 
 def _one_process_defaults() -> None:
@@ -112,26 +114,8 @@ def _set_threads(folder: StageFolder) -> None:
     torch.set_num_threads(threads)
 
 
-@contextmanager
-def _sole_writer(folder: StageFolder) -> Iterator[None]:
-    """Hold the stage's lock: two writers would ruin each other's checkpoints."""
-    path = folder.path / ".lock"
-    with path.open("a+", encoding="utf8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            raise UserError(
-                f"{path}: another process is training this stage ({lock.read().strip() or 'unknown'}); "
-                "wait for it or end it"
-            ) from None
-        lock.truncate(0)
-        job = os.environ.get("SLURM_JOB_ID")
-        lock.write(
-            f"host {socket.gethostname()}, process {os.getpid()}" + (f", Slurm job {job}" if job else "")
-        )
-        lock.flush()
-        yield
+def _job() -> str:
+    return os.environ.get("SLURM_JOB_ID", "none")
 
 
 def _log_to_file(folder: StageFolder, rank: int) -> None:
@@ -143,6 +127,7 @@ def _log_to_file(folder: StageFolder, rank: int) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
+    root.info("rank %d, process %d on %s, Slurm job %s", rank, os.getpid(), socket.gethostname(), _job())
 
 
 def _say_where_it_starts(folder: StageFolder, identity: str, parent: dict[str, Any] | None) -> None:

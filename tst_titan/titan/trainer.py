@@ -12,11 +12,10 @@ import torch
 import torch.distributed as dist
 from torchtitan.trainer import Trainer
 
+from tst_titan.processes import STOP_SIGNALS
 from tst_titan.titan.checkpoints import StageCheckpoints
 from tst_titan.titan.handover import reinitialize_parts
 from tst_titan.titan.metrics import StageMetrics
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StageTrainer(Trainer):

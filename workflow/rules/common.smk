@@ -1,9 +1,12 @@
 """What every rule file uses: the checked config, the stage tree, and where things are."""
 
 import re
+import signal
 import sys
+from functools import cache
 from pathlib import Path
 
+from tst_titan.cluster.resources import NAMES, resources, scratch_folder
 from tst_titan.config.project import Project
 from tst_titan.errors import UserError
 from tst_titan.prune import Pruning, check_parents
@@ -35,6 +38,11 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
+if not workflow.is_main_process:
+    # A cluster signals every process of a job before its time is up. Training turns that into a checkpoint; the
+    # Snakemake around it must live until then. What is ignored here is ignored by the shell of the rule as well.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
 RESULTS = PROJECT.results
 SCALE = PROJECT.scale_name
 
@@ -52,3 +60,44 @@ def corpus_of(recipe):
 def evaluation_config(recipe):
     """Rendered evaluation settings of a recipe."""
     return f"{RESULTS}/evaluate/{recipe}/evaluation.yaml"
+
+
+def cores(kind):
+    """Cores of a kind of rule (configs/site.yaml)."""
+    return PROJECT.request(kind).cpus
+
+
+def asks(kind):
+    """Resources of a kind of rule: what its jobs ask a cluster for (configs/site.yaml)."""
+    request = PROJECT.request(kind)
+    wanted = {k: v for k, v in resources(request).items() if v is not None}
+    return wanted | {"tmpdir": lambda wildcards: scratch_folder(request)}
+
+
+@cache
+def stage_request(recipe, lineage, attempt):
+    """What a stage's job asks for at one attempt: it depends on how the last one ended."""
+    return PROJECT.stage_request(recipe, lineage)
+
+
+def stage_cores(wildcards, attempt):
+    """Cores of a stage's job on each node."""
+    return stage_request(wildcards.recipe, wildcards.lineage, attempt).cpus
+
+
+def stage_asks():
+    """Resources of a stage, each a function of its wildcards."""
+
+    def resource(name):
+        def of(wildcards, attempt):
+            request = stage_request(wildcards.recipe, wildcards.lineage, attempt)
+            return resources(request, stops_on_signal=True)[name]
+
+        return of
+
+    def scratch(wildcards, attempt):
+        return scratch_folder(
+            stage_request(wildcards.recipe, wildcards.lineage, attempt)
+        )
+
+    return {name: resource(name) for name in NAMES} | {"tmpdir": scratch}

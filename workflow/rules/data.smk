@@ -5,8 +5,6 @@ named by a hash of the settings: Snakemake deletes the declared outputs of a fai
 survive. The inputs config/<step>.yaml are rendered when the workflow is read, and written only if they change.
 """
 
-from functools import cache
-
 from tst_titan.data.config import load_corpus
 
 DATA = RESULTS + "/data/{corpus}"
@@ -50,10 +48,9 @@ rule data_part:
         step="filter|deduplicate|split|tokens",
         part=r"\d+",
         parts=r"\d+",
-    threads: 8
+    threads: cores("data")
     resources:
-        mem_mb=16000,
-        runtime=720,
+        **asks("data"),
     params:
         folder=DATA,
     shell:
@@ -69,10 +66,9 @@ rule filter_documents:
         done=DATA + "/documents/filter.done.json",
     log:
         DATA + "/logs/filter.log",
-    threads: 8
+    threads: cores("data")
     resources:
-        mem_mb=16000,
-        runtime=720,
+        **asks("data"),
     params:
         folder=DATA,
     shell:
@@ -88,10 +84,9 @@ rule deduplicate_documents:
         done=DATA + "/documents/deduplicate.done.json",
     log:
         DATA + "/logs/deduplicate.log",
-    threads: 8
+    threads: cores("deduplicate")
     resources:
-        mem_mb=32000,
-        runtime=720,
+        **asks("deduplicate"),
     params:
         folder=DATA,
     shell:
@@ -107,10 +102,9 @@ rule split_documents:
         done=DATA + "/documents/split.done.json",
     log:
         DATA + "/logs/split.log",
-    threads: 8
+    threads: cores("data")
     resources:
-        mem_mb=16000,
-        runtime=720,
+        **asks("data"),
     params:
         folder=DATA,
     shell:
@@ -125,10 +119,9 @@ rule make_tokenizer:
         done=DATA + "/tokenizer/tokenizer.done.json",
     log:
         DATA + "/logs/tokenizer.log",
-    threads: 8
+    threads: cores("data")
     resources:
-        mem_mb=16000,
-        runtime=120,
+        **asks("data"),
     params:
         folder=DATA,
     shell:
@@ -144,10 +137,9 @@ rule tokenize:
         done=DATA + "/tokens/tokens.done.json",
     log:
         DATA + "/logs/tokens.log",
-    threads: 8
+    threads: cores("data")
     resources:
-        mem_mb=16000,
-        runtime=720,
+        **asks("data"),
     params:
         folder=DATA,
     shell:
@@ -161,10 +153,9 @@ rule data_manifest:
         manifest=DATA + "/manifest.json",
     log:
         DATA + "/logs/manifest.log",
-    threads: 4
+    threads: cores("data")
     resources:
-        mem_mb=4000,
-        runtime=240,
+        **asks("data"),
     params:
         folder=DATA,
     shell:
@@ -178,10 +169,9 @@ rule mutual_information:
         statistics=DATA + "/statistics/mutual_information.json",
     log:
         DATA + "/logs/mutual_information.log",
-    threads: 1
+    threads: cores("small")
     resources:
-        mem_mb=3000,
-        runtime=120,
+        **asks("small"),
     params:
         folder=DATA,
     shell:

@@ -57,10 +57,9 @@ rule export:
         EXPORT + "/export.json",
     log:
         EXPORT + "/export.log",
-    threads: 1
+    threads: cores("evaluate")
     resources:
-        mem_mb=export_memory,
-        runtime=60,
+        **asks("evaluate", mem_mb=export_memory),
     shell:
         "python -W ignore -m tst_titan.titan.export $(dirname {input.stage}) $(dirname {output}) > {log} 2>&1"
         " || {{ tail -n 4 {log} >&2; exit 1; }}"
@@ -76,10 +75,9 @@ rule heldout:
         documents=EVALUATE + "/heldout_documents.csv",
     log:
         EVALUATE + "/heldout.log",
-    threads: 1
+    threads: cores("evaluate")
     resources:
-        mem_mb=evaluation_memory,
-        runtime=120,
+        **asks("evaluate", mem_mb=evaluation_memory),
     params:
         # Not evaluation.yaml: an edit of the tasks must not score the held-out documents again.
         length=lambda w: PROJECT.sequence_length_of(w.recipe),
@@ -103,10 +101,9 @@ rule local_task:
         RESULTS + f"/data/{{corpus}}/tasks/{LOCAL_TASK}/done.json",
     log:
         RESULTS + f"/data/{{corpus}}/logs/{LOCAL_TASK}.log",
-    threads: 1
+    threads: cores("small")
     resources:
-        mem_mb=8000,
-        runtime=30,
+        **asks("small"),
     shell:
         "python -m tst_titan.evaluate.local_task --data-manifest {input.data} --definition {input.definition:q}"
         " --out $(dirname {output}) > {log} 2>&1 || {{ tail -n 4 {log} >&2; exit 1; }}"
@@ -142,10 +139,9 @@ rule evaluate_tasks:
         EVALUATE + "/tasks.json",
     log:
         EVALUATE + "/tasks.log",
-    threads: 1
+    threads: cores("evaluate")
     resources:
-        mem_mb=evaluation_memory,
-        runtime=240,
+        **asks("evaluate", mem_mb=evaluation_memory),
     shell:
         # Of two definitions of one name the later counts: the local task's with its items.
         "python -W ignore -m tst_titan.evaluate.tasks --model $(dirname {input.export}) --config {input.config}"

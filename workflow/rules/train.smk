@@ -19,9 +19,8 @@ rule train:
         RESULTS + "/train/{recipe}/{lineage}/logs/train.log",
     benchmark:
         RESULTS + "/train/{recipe}/{lineage}/logs/benchmark.tsv"
-    threads: lambda w: PROJECT.train_threads(w.recipe, w.lineage)
+    threads: stage_cores
     resources:
-        mem_mb=lambda w: PROJECT.train_resources(w.recipe, w.lineage)["mem_mb"],
-        runtime=lambda w: PROJECT.train_resources(w.recipe, w.lineage)["runtime"],
+        **stage_asks(),
     shell:
-        "tst-titan train $(dirname {output}) 2>&1 | tee -a {log} >&2"
+        "exec python -m tst_titan.cli train $(dirname {output}) --log {log}"

@@ -1,0 +1,123 @@
+"""How often a stage was started, by which job and how that ended; ends the retries of a stage without progress."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from tst_titan.config.stage_folder import StageFolder, complete_checkpoints
+from tst_titan.errors import EXIT_INTERRUPTED, UserError
+from tst_titan.files import write_atomically
+
+MAX_FAILURES_AT_ONE_STEP = 2
+
+
+class Attempts:
+    """``logs/attempts.json``, what counts, and ``logs/jobs.jsonl``, one line a job, for people.
+
+    An attempt that left no word (its node died, it was killed) counts as a failure when the next one begins.
+    """
+
+    def __init__(self, folder: StageFolder):
+        self.folder = folder
+        self.path = folder.path / "logs" / "attempts.json"
+        self.history = folder.path / "logs" / "jobs.jsonl"
+
+    def read(self) -> dict[str, Any]:
+        """What earlier attempts left: count, failures_at (by step), running (the attempt that goes on, or None)."""
+        empty: dict[str, Any] = {"stage_sha256": None, "count": 0, "failures_at": {}, "running": None}
+        try:
+            return empty | json.loads(self.path.read_text(encoding="utf8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return empty
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """The attempts that ended, oldest first."""
+        if not self.history.is_file():
+            return []
+        return [json.loads(line) for line in self.history.read_text(encoding="utf8").splitlines()]
+
+    def exhausted(self) -> str | None:
+        """Why the stage may not be tried again; None if it may.
+
+        Only for one who knows that no attempt is running.
+        """
+        state = self._settled()
+        step = str(self._newest_step())
+        failures = state["failures_at"].get(step, 0)
+        if failures < MAX_FAILURES_AT_ONE_STEP:
+            return None
+        return (
+            f"{self.folder.path}: training died {failures} times after step {step} without reaching another "
+            f"checkpoint; see logs/ there. After mending the cause: tst-titan train --again {self.folder.path}"
+        )
+
+    def begin(self, forced: bool) -> dict[str, Any]:
+        """Count a new attempt and return what is known of it.
+
+        Raises:
+            UserError: the stage died ``MAX_FAILURES_AT_ONE_STEP`` times after the same checkpoint.
+        """
+        state = self._settled(note=True)
+        if forced:
+            state["failures_at"] = {}
+        self._write(state)
+        if (reason := self.exhausted()) is not None:
+            raise UserError(reason)
+        state["count"] += 1
+        state["running"] = {
+            "attempt": state["count"],
+            "slurm_job": os.environ.get("SLURM_JOB_ID"),
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+            "nodes": self.folder.runtime.nodes,
+            "devices": self.folder.runtime.world_size,
+            "from_step": self._newest_step(),
+            "started": time.time(),
+        }
+        self._write(state)
+        return state["running"]
+
+    def end(self, status: int) -> None:
+        """Note how the running attempt ended; success and a requested stop are no failures."""
+        state = self.read()
+        self._close(state, status)
+        self._write(state)
+
+    def _settled(self, note: bool = False) -> dict[str, Any]:
+        """The state in which an attempt that vanished is counted; another config starts with a clean slate."""
+        state = self.read()
+        if state["running"] is not None:
+            self._close(state, None, note)
+        if state["stage_sha256"] != self.folder.stage_sha256:
+            state |= {"stage_sha256": self.folder.stage_sha256, "count": 0, "failures_at": {}}
+        return state
+
+    def _close(self, state: dict[str, Any], status: int | None, note: bool = True) -> None:
+        step = self._newest_step()
+        if status not in (0, EXIT_INTERRUPTED):
+            state["failures_at"][str(step)] = state["failures_at"].get(str(step), 0) + 1
+        line = (state["running"] or {}) | {"to_step": step, "status": status}
+        state["running"] = None
+        if not note:
+            return
+        line["seconds"] = (
+            round(time.time() - line["started"]) if status is not None and "started" in line else None
+        )
+        self.history.parent.mkdir(parents=True, exist_ok=True)
+        with self.history.open("a", encoding="utf8") as out:
+            out.write(json.dumps(line) + "\n")
+
+    def _newest_step(self) -> int:
+        steps = [max(found, default=0) for found in map(complete_checkpoints, self._identities())]
+        return max(steps, default=self.folder.stage.start_step)
+
+    def _identities(self) -> list[Path]:
+        return sorted((self.folder.path / "checkpoint").glob("*"))
+
+    def _write(self, state: dict[str, Any]) -> None:
+        write_atomically(self.path, json.dumps(state) + "\n")
