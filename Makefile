@@ -1,6 +1,8 @@
 # make demo   set everything up, run the whole DAG on the `cpu` scale, print the comparison and the report's path
 # make test   set everything up if needed, run the whole test suite
 # make plan   what a target costs, before anything runs: make plan TARGET=figure_3a SCALE=paper MFU=0.4 PEAK=989 [JSON=1]
+# make test-slurm  real jobs on a private two-node Slurm, up to a quarter of an hour (docs/slurm.md)
+# make status  state, step, speed and time left of every stage
 # make lint   style, types and the workflow's lint
 # make bench  the numbers of docs/performance.md, as ratios, into results/bench/*.json
 
@@ -12,7 +14,7 @@ READY := $(VENV)/.ready
 # Rules call `python` and `tst-titan`: the environment's own, as under conda or in a container.
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: demo plan test lint format bench lock setup clean
+.PHONY: demo plan test test-slurm status lint format bench lock setup clean
 
 setup: $(READY)
 
@@ -32,6 +34,12 @@ plan: $(READY)
 
 test: $(READY)
 	$(RUN) python -m pytest -n $(CORES) --dist loadfile
+
+test-slurm: $(READY)
+	$(RUN) python -m pytest -m slurm tests/slurm
+
+status: $(READY)
+	@$(RUN) tst-titan status
 
 lint: $(READY)
 	$(RUN) ruff check .

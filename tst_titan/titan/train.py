@@ -114,10 +114,6 @@ def _set_threads(folder: StageFolder) -> None:
     torch.set_num_threads(threads)
 
 
-def _job() -> str:
-    return os.environ.get("SLURM_JOB_ID", "none")
-
-
 def _log_to_file(folder: StageFolder, rank: int) -> None:
     """torchtitan logs through the root logger: into the stage's own folder, a file a rank."""
     path = folder.path / "logs" / f"rank{rank}.log"
@@ -127,7 +123,9 @@ def _log_to_file(folder: StageFolder, rank: int) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    root.info("rank %d, process %d on %s, Slurm job %s", rank, os.getpid(), socket.gethostname(), _job())
+    here = os.environ.get("SLURMD_NODENAME", socket.gethostname())
+    job, gpus = os.environ.get("SLURM_JOB_ID", "none"), os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    root.info("rank %d on node %s, process %d, Slurm job %s, GPUs %s", rank, here, os.getpid(), job, gpus)
 
 
 def _say_where_it_starts(folder: StageFolder, identity: str, parent: dict[str, Any] | None) -> None:

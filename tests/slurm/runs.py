@@ -1,0 +1,145 @@
+"""Projects that submit to the private cluster, and what tests look at while they run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.slurm.cluster import Cluster
+from tests.workflow.project import ProjectCopy
+
+KINDS = ("data", "deduplicate", "train", "evaluate", "small")
+# The command of the documentation, and what a cluster without accounting and with an impatient user needs.
+COMMAND = ["--profile", "slurm", "--slurm-status-command", "squeue", "--slurm-no-account"]
+COMMAND += ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
+COMMAND += ["--latency-wait", "10"]
+
+
+@dataclass(frozen=True)
+class SlurmProject:
+    """A copy of the project whose jobs fit the private cluster."""
+
+    copy: ProjectCopy
+    cluster: Cluster
+
+    @classmethod
+    def make(cls, folder: Path, cluster: Cluster) -> SlurmProject:
+        """A new copy."""
+        project = cls(ProjectCopy.make(folder), cluster)
+        project.site()
+        return project
+
+    @property
+    def folder(self) -> Path:
+        """The copy's root."""
+        return self.copy.folder
+
+    def site(self, changes: dict[str, dict[str, Any]] | None = None, **sections: Any) -> None:
+        """Write configs/site.yaml: small jobs, with changes by kind and further sections."""
+        small = {"cpus": 1, "memory_mb": 1500, "wall_minutes": 10}
+        kinds: dict[str, dict[str, Any]] = {kind: dict(small) for kind in KINDS}
+        kinds["train"]["stop_seconds"] = 20
+        for kind, change in (changes or {}).items():
+            kinds[kind] |= change
+        (self.folder / "configs/site.yaml").write_text(yaml.safe_dump({"kinds": kinds, **sections}))
+
+    def start(self, *arguments: str, config: tuple[str, ...] = ("scale=smoke",)) -> Running:
+        """Start snakemake as a person would, in a process group of its own (a terminal's foreground)."""
+        path = f"{self.cluster.folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            ["snakemake", *COMMAND, *arguments, "--config", *config],
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        return Running(process)
+
+    def run(self, *arguments: str, config: tuple[str, ...] = ("scale=smoke",)) -> str:
+        """Run to a good end and return what the terminal showed."""
+        running = self.start(*arguments, config=config)
+        assert running.wait() == 0, running.text
+        return running.text
+
+    def stage(self, lineage: str, results: str = "results") -> Path:
+        """Folder of a stage of the one recipe."""
+        (recipe,) = {path.name for path in (self.folder / results / "train").iterdir()}
+        return self.folder / results / "train" / recipe / lineage
+
+
+class Running:
+    """A snakemake that runs, and what it has printed so far."""
+
+    def __init__(self, process: subprocess.Popen[str]):
+        self.process = process
+        self.text = ""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def wait(self, seconds: float = 600) -> int:
+        """Its exit status."""
+        try:
+            status = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGINT)
+            self.process.wait(60)
+            raise AssertionError(f"snakemake took too long:\n{self.text}") from None
+        self._reader.join(20)
+        return status
+
+    def interrupt(self) -> None:
+        """Ctrl-C."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.text += line
+
+
+def until(
+    condition: Callable[[], Any], what: str, running: Running | None = None, seconds: float = 180
+) -> Any:
+    """The first true value of ``condition``."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        if running is not None and running.process.poll() is not None:
+            break
+        time.sleep(0.05)
+    raise AssertionError(f"{what} did not happen\n{running.text if running else ''}")
+
+
+def last_step(stage: Path) -> int:
+    """Step of the last whole line of a stage's metrics."""
+    try:
+        lines = (stage / "metrics.jsonl").read_text().splitlines(keepends=True)
+    except FileNotFoundError:
+        return 0
+    return max((json.loads(line)["step"] for line in lines if line.endswith("}\n")), default=0)
+
+
+def curve(stage: Path) -> list[tuple[int, float, float]]:
+    """Step, loss and gradient norm of every logged step."""
+    lines = map(json.loads, (stage / "metrics.jsonl").read_text().splitlines())
+    return [(line["step"], line["loss"], line["grad_norm"]) for line in lines]
+
+
+def jobs_of(stage: Path) -> list[dict[str, Any]]:
+    """The stage's own list of its jobs."""
+    return [json.loads(line) for line in (stage / "logs/jobs.jsonl").read_text().splitlines()]

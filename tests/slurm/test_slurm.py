@@ -1,0 +1,204 @@
+"""`snakemake --profile slurm` on a real Slurm of two nodes: `make test-slurm`, not part of `make test`."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+import yaml
+
+from tests.slurm.runs import SlurmProject, curve, jobs_of, last_step, until
+from tests.stages import final_tensors
+from tst_titan.config.stage_folder import StageFolder
+
+pytestmark = pytest.mark.slurm
+
+LONG_BAG, LONG_TOKEN = "bag2-1500", "token-5400"
+
+
+@pytest.fixture(scope="module")
+def demo(cluster, tmp_path_factory):
+    """The smoke-scale demo, its data steps in two parts, one stage with both GPUs of a node."""
+    project = SlurmProject.make(tmp_path_factory.mktemp("demo") / "project", cluster)
+    corpus = project.folder / "configs/corpora/smoke.yaml"
+    corpus.write_text(corpus.read_text() + "jobs: 2\n")
+    project.site(stages={"*/token-18/decay-20": {"gpus": 2, "cpus": 1}})
+    return project, project.run()
+
+
+def test_the_demo_ends_with_its_report_and_nothing_is_left_to_do(demo):
+    project, text = demo
+    assert (project.folder / "results/report/index.html").is_file()
+    assert "Nothing to be done" in project.run()
+    comments = [job["comment"] for job in project.cluster.jobs()]
+    assert sum(comment.startswith("rule_data_part") for comment in comments) == 8
+    # Light rules are no jobs.
+    assert not any(
+        comment.startswith(("rule_compare", "rule_report", "rule_figures")) for comment in comments
+    )
+
+
+def test_the_terminal_names_every_job_and_shows_progress(demo):
+    project, text = demo
+    trained = json.loads((project.stage("token-18") / "logs/jobs.jsonl").read_text())
+    assert f"submitted with SLURM jobid {trained['slurm_job']} " in text
+    assert re.search(r"smoke-small token-18  (running|finished)  step \d+/18  loss \d", text)
+
+
+def test_gpus_are_requested_as_configured_and_one_task_sees_them_all(demo):
+    project, _ = demo
+    stage = project.stage("token-18/decay-20")
+    (job,) = jobs_of(stage)
+    shown = project.cluster.run("scontrol", "show", "job", job["slurm_job"]).stdout
+    assert "TresPerNode=gres:gpu:2" in shown or "TresPerNode=gres/gpu:2" in shown, shown
+    assert "NumTasks=1" in shown
+    for rank in (0, 1):
+        assert "GPUs 0,1" in (stage / f"logs/rank{rank}.log").read_text().splitlines()[0]
+
+
+def test_two_nodes_give_the_losses_of_one(demo):
+    project, _ = demo
+    lineages = ("bag2-5", "bag2-5/token-18")
+    shutil.copytree(project.folder / "results/data", project.folder / "two/data")
+    project.site(stages={"*": {"nodes": 2, "gpus": 1, "cpus": 1}})
+    target = f"two/train/smoke-small/{lineages[1]}/manifest.json"
+    project.run(target, config=("scale=smoke", "results=two"))
+    for lineage in lineages:
+        one, two = (project.stage(lineage, results) for results in ("results", "two"))
+        assert json.loads((two / "manifest.json").read_text())["world_size"] == 2
+        for (step, loss, _), (same, expected, _) in zip(curve(two), curve(one), strict=True):
+            assert step == same and loss == pytest.approx(expected, abs=2e-5)
+        nodes = {(two / f"logs/rank{rank}.log").read_text().split("node ")[1].split()[0] for rank in (0, 1)}
+        assert nodes == {"n1", "n2"}
+
+
+@pytest.fixture(scope="module")
+def long_stages(demo, tmp_path_factory):
+    """A project with stages of about a minute, and the same ones trained without any disturbance."""
+    project, _ = demo
+    folder = tmp_path_factory.mktemp("long") / "project"
+    other = SlurmProject.make(folder, project.cluster)
+    shutil.copytree(project.folder / "results/data", folder / "results/data")
+    shutil.copy2(project.folder / "configs/corpora/smoke.yaml", folder / "configs/corpora/smoke.yaml")
+    scale = yaml.safe_load((folder / "configs/scales/smoke.yaml").read_text())
+    scale["allow_repeat"] = True
+    scale["sizes"] = {"small": {**scale["sizes"]["small"], "steps": {"short": 6000}}}
+    scale["runtime"] |= {"checkpoint_every": 100, "log_every": 10}
+    (folder / "configs/scales/long.yaml").write_text(yaml.safe_dump(scale))
+    calm = folder / "calm"
+    shutil.copytree(folder / "results/data", calm / "data")
+    targets = [f"calm/train/long-small/{lineage}/manifest.json" for lineage in (LONG_BAG, LONG_TOKEN)]
+    other.copy.run(*targets, "--rerun-triggers", "mtime", "input", config=("scale=long", "results=calm"))
+    return other
+
+
+def test_a_stopped_job_a_dead_node_and_a_time_limit_change_no_bit(long_stages):
+    project, cluster = long_stages, long_stages.cluster
+    # One stage may run for a minute at a time: it needs several jobs. The other is disturbed.
+    project.site(stages={f"*/{LONG_TOKEN}": {"wall_minutes": 1, "partition": "short"}})
+    targets = [f"results/train/long-small/{lineage}/manifest.json" for lineage in (LONG_BAG, LONG_TOKEN)]
+    running = project.start(*targets, config=("scale=long",))
+    bag = project.folder / "results/train/long-small" / LONG_BAG
+
+    first = until(lambda: last_step(bag) >= 300 and _job_of(cluster, LONG_BAG), "step 300", running)
+    cluster.run("scancel", "--signal=USR1", first["id"])
+    second = until(lambda: _job_of(cluster, LONG_BAG, but=first["id"]), "a second job", running)
+    until(lambda: last_step(bag) >= 900, "step 900", running)
+    cluster.kill_node(second["nodes"])
+    until(lambda: _state_of(cluster, second["id"]) == "NODE_FAIL", "the end of the node's job", running)
+    cluster.start_node(second["nodes"])
+    assert running.wait() == 0, running.text
+
+    stopped, died, done = jobs_of(bag)
+    assert (stopped["status"], died["status"], done["status"]) == (85, None, 0)
+    assert stopped["to_step"] >= 300 and died["from_step"] == stopped["to_step"]
+    token = project.folder / "results/train/long-small" / LONG_TOKEN
+    ends = [job["status"] for job in jobs_of(token)]
+    assert len(ends) >= 2 and set(ends[:-1]) == {85} and ends[-1] == 0, jobs_of(token)
+    for disturbed in (bag, token):
+        calm = project.folder / "calm/train" / disturbed.relative_to(project.folder / "results/train")
+        assert curve(disturbed) == curve(calm)
+        found, expected = (final_tensors(StageFolder.at(path)) for path in (disturbed, calm))
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_ctrl_c_cancels_the_jobs(long_stages):
+    project, cluster = long_stages, long_stages.cluster
+    project.site()
+    target = f"interrupted/train/long-small/{LONG_TOKEN}/manifest.json"
+    shutil.copytree(project.folder / "results/data", project.folder / "interrupted/data")
+    running = project.start(target, config=("scale=long", "results=interrupted"))
+    stage = project.folder / "interrupted/train/long-small" / LONG_TOKEN
+    before = {job["id"] for job in cluster.jobs()}
+    until(lambda: last_step(stage) >= 20, "training", running)
+    running.interrupt()
+    assert running.wait(90) != 0
+    (job,) = (job for job in cluster.jobs() if job["id"] not in before)
+    until(lambda: _state_of(cluster, job["id"]) == "CANCELLED", "the end of the job")
+    # Cancelling asks for a checkpoint as well.
+    until(lambda: jobs_of(stage), "the stage's own word")
+    assert jobs_of(stage)[-1]["status"] == 85
+
+
+def test_a_failing_job_says_why_on_the_terminal_and_is_not_trained_a_third_time(demo):
+    project, _ = demo
+    project.site()
+    shutil.copytree(project.folder / "results/data", project.folder / "nan/data")
+    scale = yaml.safe_load((project.folder / "configs/scales/smoke.yaml").read_text())
+    scale["sizes"]["small"] |= {"learning_rate": 1e30, "warmup_steps": 0}
+    scale["max_gradient_norm"] = 1e9
+    (project.folder / "configs/scales/nan.yaml").write_text(yaml.safe_dump(scale))
+    running = project.start(
+        "nan/train/nan-small/bag2-5/manifest.json", "--retries", "2", config=("scale=nan", "results=nan")
+    )
+    assert running.wait() != 0
+    assert "not finite" in running.text and "Try a lower learning rate" in running.text
+    assert "training died 2 times after step 0" in running.text and "--again" in running.text
+    assert len(jobs_of(project.folder / "nan/train/nan-small/bag2-5")) == 2
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({"partition": "gpus"}, ["found 'gpus'", "main, short"]),
+        ({"gpus": 4}, ["key gpus: found 4", "partition main", "at most: 2"]),
+        ({"partition": "short", "wall_minutes": 30}, ["wall_minutes: found 30", "partition short allows 2"]),
+        ({"scratch": "/proc/scratch"}, ["key scratch: found /proc/scratch", "cannot write"]),
+    ],
+    ids=["partition", "gpus", "wall time", "scratch"],
+)
+def test_what_the_site_cannot_give_is_refused_before_any_job(long_stages, request_, words):
+    project, cluster = long_stages, long_stages.cluster
+    project.site({"train": request_})
+    before = len(cluster.jobs())
+    running = project.start("--forceall", config=("scale=long", "results=refused"))
+    assert running.wait(60) != 0
+    assert all(word in running.text for word in ["configs/site.yaml", *words]), running.text
+    assert "Traceback" not in running.text
+    assert len(cluster.jobs()) == before
+
+
+def test_no_partition_and_no_default_is_refused(long_stages):
+    project, cluster = long_stages, long_stages.cluster
+    project.site()
+    cluster.configure(default_partition=False)
+    try:
+        running = project.start("--forceall", config=("scale=long", "results=refused"))
+        assert running.wait(60) != 0
+        assert "key partition: missing" in running.text and "main, short" in running.text
+    finally:
+        cluster.configure(default_partition=True)
+
+
+def _job_of(cluster, lineage, but=None):
+    """The running job of a stage, other than one."""
+    for job in cluster.jobs():
+        ours = "rule_train" in job["comment"] and job["comment"].endswith(lineage.replace("/", "_"))
+        if ours and job["state"] == "RUNNING" and job["id"] != but:
+            return job
+    return None
+
+
+def _state_of(cluster, job):
+    return next(found["state"] for found in cluster.jobs() if found["id"] == job)
