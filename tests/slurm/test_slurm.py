@@ -19,20 +19,18 @@ LONG_BAG, LONG_TOKEN = "bag2-1500", "token-5400"
 
 @pytest.fixture(scope="module")
 def demo(cluster, tmp_path_factory):
-    """The smoke-scale demo, its data steps in two parts, one stage with both GPUs of a node."""
+    """The smoke-scale demo, one stage with both GPUs of a node."""
     project = SlurmProject.make(tmp_path_factory.mktemp("demo") / "project", cluster)
-    corpus = project.folder / "configs/corpora/smoke.yaml"
-    corpus.write_text(corpus.read_text() + "jobs: 2\n")
     project.site(stages={"*/token-18/decay-20": {"gpus": 2, "cpus": 1}})
     return project, project.run()
 
 
 def test_the_demo_ends_with_its_report_and_nothing_is_left_to_do(demo):
-    project, text = demo
+    project, _ = demo
     assert (project.folder / "results/report/index.html").is_file()
     assert "Nothing to be done" in project.run()
     comments = [job["comment"] for job in project.cluster.jobs()]
-    assert sum(comment.startswith("rule_data_part") for comment in comments) == 8
+    assert sum(comment.startswith("rule_train") for comment in comments) == 5
     # Light rules are no jobs.
     assert not any(
         comment.startswith(("rule_compare", "rule_report", "rule_figures")) for comment in comments
@@ -80,7 +78,6 @@ def long_stages(demo, tmp_path_factory):
     folder = tmp_path_factory.mktemp("long") / "project"
     other = SlurmProject.make(folder, project.cluster)
     shutil.copytree(project.folder / "results/data", folder / "results/data")
-    shutil.copy2(project.folder / "configs/corpora/smoke.yaml", folder / "configs/corpora/smoke.yaml")
     scale = yaml.safe_load((folder / "configs/scales/smoke.yaml").read_text())
     scale["allow_repeat"] = True
     scale["sizes"] = {"small": {**scale["sizes"]["small"], "steps": {"short": 6000}}}
