@@ -7,7 +7,6 @@ still be trained, whichever target the present call names, so its parent's last 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import shutil
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from tst_titan.config.resolve import Stage
 from tst_titan.config.stage_folder import StageFolder
 from tst_titan.errors import UserError
 from tst_titan.files import write_atomically
+from tst_titan.lock import writer_of
 from tst_titan.plan import in_bytes
 
 POLICIES: tuple[KeepCheckpoints, ...] = get_args(KeepCheckpoints)
@@ -133,7 +133,7 @@ class Pruning:
 
     def _reason(self, folder: StageFolder, checkpoint: Path) -> str | None:
         """Why a checkpoint stays, None if nothing needs it."""
-        if _is_being_trained(folder):
+        if writer_of(folder) is not None:
             return "the stage is being trained"
         if not folder.is_finished():
             return "the stage is not finished"
@@ -228,15 +228,3 @@ def _has_new_data(folder: StageFolder) -> bool:
 def _step(path: Path) -> tuple[str, int]:
     number = path.name.removeprefix("step-")
     return path.parent.name, int(number) if number.isdigit() else -1
-
-
-def _is_being_trained(folder: StageFolder) -> bool:
-    """Whether a training process holds the stage's lock."""
-    try:
-        with (folder.path / ".lock").open("r", encoding="utf8") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False

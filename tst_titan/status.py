@@ -193,7 +193,7 @@ def duration(seconds: float) -> str:
 
 
 def _state(folder: StageFolder, attempts: Attempts, noted: dict[str, Any]) -> str:
-    if folder.manifest_path.is_file() and folder.manifest().get("stage_sha256") == folder.stage_sha256:
+    if folder.is_finished():
         return "finished"
     if writer_of(folder) is not None:
         return "running"

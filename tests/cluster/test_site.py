@@ -11,16 +11,24 @@ from snakemake_executor_plugin_slurm.utils import set_gres_string
 from tests.workflow.project import REPOSITORY
 from tst_titan.cluster.resources import resources
 from tst_titan.cluster.scratch import check_scratch
-from tst_titan.cluster.site import JobRequest, SiteConfig, whole
+from tst_titan.cluster.site import JobRequest, SiteConfig
 from tst_titan.config.project import Project
 from tst_titan.config.schema import RuntimeConfig
 from tst_titan.errors import UserError
 
-EIGHT = RuntimeConfig(processes_per_node=8, gpus_per_node=8, cpus_per_node=64, memory_mb=500000, wall_minutes=1440)
+NEEDED = {"cpus": 1, "memory_mb": 1000, "wall_minutes": 60}
+EIGHT = RuntimeConfig(
+    processes_per_node=8, gpus_per_node=8, cpus_per_node=64, memory_mb=500000, wall_minutes=1440
+)
 
 
 def _site(tmp_path, text):
-    (tmp_path / "site.yaml").write_text(text)
+    """A site of what the text says and, for all kinds, what no job may leave out."""
+    content = yaml.safe_load(text)
+    kinds = content.setdefault("kinds", {})
+    for kind in ("data", "deduplicate", "evaluate", "small"):
+        kinds[kind] = NEEDED | kinds.get(kind, {})
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump(content))
     return SiteConfig.read(tmp_path / "site.yaml")
 
 
@@ -44,7 +52,7 @@ def test_the_most_special_value_wins(tmp_path):
         "scales: {paper: {train: {qos: long}}}\n"
         "stages: {'paper-*': {constraint: fast}, '*/bag6-6000': {partition: special}}\n",
     )
-    assert site.request("data", "paper") == JobRequest(partition="any", account="a")
+    assert site.request("data", "paper") == JobRequest(partition="any", account="a", **NEEDED)
     request = site.stage_request("paper-small/bag6-6000", "paper")
     expected = {"partition": "special", "account": "a", "qos": "long", "constraint": "fast"}
     assert request.model_dump(exclude_none=True) == expected
@@ -69,9 +77,10 @@ def test_gpus_zero_trains_on_cpus(tmp_path):
     [
         ("kinds: {train: {partitions: gpu}}", ["kinds.train.partitions", "did you mean 'partition'"]),
         ("kinds: {training: {partition: gpu}}", ["training", "'train'"]),
+        ("all: {memory_mb: 5}", ["all.memory_mb: found 5", "by kind"]),
         ("kinds: {data: {nodes: 2}}", ["kinds.data.nodes: found 2", "only train"]),
-        ("all: {wall_minutes: 2h}", ["wall_minutes"]),
-        ("all: {partition: 'gpu other'}", ["partition", "gpu other"]),
+        ("kinds: {data: {wall_minutes: 2h}}", ["wall_minutes"]),
+        ("kinds: {data: {partition: 'gpu other'}}", ["partition", "gpu other"]),
     ],
 )
 def test_mistakes_are_told(tmp_path, text, words):
@@ -81,8 +90,9 @@ def test_mistakes_are_told(tmp_path, text, words):
 
 
 def test_a_kind_without_wall_time_is_refused(tmp_path):
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump({"kinds": {"data": {"cpus": 1, "memory_mb": 1}}}))
     with pytest.raises(UserError, match=r"missing key kinds\.data\.wall_minutes"):
-        whole(JobRequest(cpus=1, memory_mb=1), "data", tmp_path / "site.yaml")
+        SiteConfig.read(tmp_path / "site.yaml")
 
 
 def test_scratch_that_cannot_be_written_is_refused_unless_only_nodes_have_it(tmp_path):
@@ -94,14 +104,16 @@ def test_scratch_that_cannot_be_written_is_refused_unless_only_nodes_have_it(tmp
 
 
 def test_one_node_of_eight_gpus_is_one_task_that_sees_all():
-    words = _sbatch(JobRequest(partition="gpu", gpus=8, gpu_type="h100", cpus=64, memory_mb=9, wall_minutes=60))
+    words = _sbatch(
+        JobRequest(partition="gpu", gpus=8, gpu_type="h100", cpus=64, memory_mb=9, wall_minutes=60)
+    )
     assert "--gres=gpu:h100:8" in words and "--nodes=1" in words and "--cpus-per-task=64" in words
     assert not any(word.startswith(("--ntasks", "--gpus", "--requeue")) for word in words)
     assert "--no-requeue" in words and words[words.index("-p") + 1] == "gpu"
 
 
 def test_eight_nodes_are_eight_tasks_not_sixty_four():
-    request = JobRequest(nodes=8, gpus=8, cpus=64, memory_mb=9, wall_minutes=60, stop_seconds=300, options="--exclusive")
+    request = JobRequest(nodes=8, gpus=8, cpus=64, wall_minutes=60, stop_seconds=300, options="--exclusive")
     words = _sbatch(request, stops_on_signal=True)
     assert "--nodes=8" in words and "--ntasks=8" in words and "--gres=gpu:8" in words
     assert "--signal=USR1@300" in words and "--exclusive" in words
@@ -114,13 +126,13 @@ def test_a_job_without_gpus_is_one_task():
     assert not any("gres" in word or "signal" in word for word in words)
 
 
-@pytest.mark.parametrize(
-    ("size", "nodes"), [("small", 1), ("moe", 8)], ids=["270M", "10B-A1B"]
-)
+@pytest.mark.parametrize(("size", "nodes"), [("small", 1), ("moe", 8)], ids=["270M", "10B-A1B"])
 def test_the_papers_models_ask_for_sane_nodes(size, nodes):
     scale = yaml.safe_load((REPOSITORY / "configs/scales/paper.yaml").read_text())
     runtime = RuntimeConfig.model_validate(scale["sizes"][size]["runtime"])
-    request = SiteConfig.read(REPOSITORY / "configs/site.yaml").train_request(runtime, f"paper-{size}/token-1", "paper")
+    request = SiteConfig.read(REPOSITORY / "configs/site.yaml").train_request(
+        runtime, f"paper-{size}/token-1", "paper"
+    )
     assert (request.nodes, request.gpus) == (nodes, 8) and request.stop_seconds == 300
 
 

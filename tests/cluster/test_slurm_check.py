@@ -31,7 +31,9 @@ def test_sinfo_is_understood():
     assert [nodes.is_default for nodes in NODES] == [True, False, False, False]
 
 
-@pytest.mark.parametrize(("limit", "minutes"), [("30:00", 30), ("1:30:00", 90), ("2-12:00:00", 3600), ("45", 0)])
+@pytest.mark.parametrize(
+    ("limit", "minutes"), [("30:00", 30), ("1:30:00", 90), ("2-12:00:00", 3600), ("45", 0)]
+)
 def test_time_limits(limit, minutes):
     assert parse_nodes(f"a|a|{limit}|1|1|1|(null)").minutes == minutes
 
@@ -40,7 +42,14 @@ def test_time_limits(limit, minutes):
     "resources",
     [
         {},
-        {"slurm_partition": "gpu", "gres": "gpu:8", "nodes": 10, "threads": 96, "mem_mb": 1000000, "runtime": 2880},
+        {
+            "slurm_partition": "gpu",
+            "gres": "gpu:8",
+            "nodes": 10,
+            "threads": 96,
+            "mem_mb": 1000000,
+            "runtime": 2880,
+        },
         {"slurm_partition": "gpu", "gres": "gpu:a100:4"},
         {"slurm_partition": "old", "gres": "gpu:2", "runtime": 10**6},
         {"slurm_partition": "cpu,gpu", "gres": "gpu:8"},

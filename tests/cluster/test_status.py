@@ -13,7 +13,13 @@ from tst_titan.errors import UserError
 from tst_titan.lock import sole_writer, writer_of
 from tst_titan.status import StageStatus, duration, last_line
 
-LINE = {"loss": 2.5, "seconds": 7200.0, "latents_per_second": 32.0, "data_tokens_per_second": 64.0, "mfu": 0.4}
+LINE = {
+    "loss": 2.5,
+    "seconds": 7200.0,
+    "latents_per_second": 32.0,
+    "data_tokens_per_second": 64.0,
+    "mfu": 0.4,
+}
 
 
 @pytest.fixture

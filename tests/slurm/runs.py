@@ -66,6 +66,8 @@ class SlurmProject:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # Under nohup or a script's & an interrupt is ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
         )
         return Running(process)
 

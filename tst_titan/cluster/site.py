@@ -17,6 +17,13 @@ from tst_titan.config.schema import NonNegativeInt, PositiveInt, RuntimeConfig, 
 from tst_titan.errors import UserError
 
 Kind = Literal["data", "deduplicate", "train", "evaluate", "small"]
+# A stage's come from its runtime config, the memory of an evaluation from the model's size.
+NEEDED: dict[Kind, tuple[str, ...]] = {
+    "data": ("cpus", "memory_mb", "wall_minutes"),
+    "deduplicate": ("cpus", "memory_mb", "wall_minutes"),
+    "evaluate": ("cpus", "wall_minutes"),
+    "small": ("cpus", "memory_mb", "wall_minutes"),
+}
 Word = Annotated[str, Field(pattern=r"^[^\s'\"]+$")]
 
 
@@ -62,21 +69,31 @@ class SiteConfig(Strict):
     )
 
     @model_validator(mode="after")
-    def _nodes_are_for_training(self) -> SiteConfig:
+    def _sizes_belong_to_a_kind(self) -> SiteConfig:
+        for key in ("nodes", "gpus", "cpus", "memory_mb", "wall_minutes"):
+            if (found := getattr(self.all, key)) is not None:
+                raise ValueError(f"all.{key}: found {found}; jobs differ too much, give it by kind")
         for where, kinds in (("kinds", self.kinds), *((f"scales.{n}", k) for n, k in self.scales.items())):
             for kind, request in kinds.items():
                 if kind != "train" and (request.nodes or 1) > 1:
                     raise ValueError(
                         f"{where}.{kind}.nodes: found {request.nodes}; only train runs on several nodes"
                     )
-        if (self.all.nodes or 1) > 1:
-            raise ValueError(f"all.nodes: found {self.all.nodes}; only train runs on several nodes")
         return self
 
     @classmethod
     def read(cls, path: Path) -> SiteConfig:
-        """The file; without one every value is the cluster's default."""
-        return load(cls, path) if path.is_file() else cls()
+        """The file.
+
+        Raises:
+            UserError: a mistake in it, or a kind of job without cores, wall time or memory.
+        """
+        site = load(cls, path)
+        for kind, needed in NEEDED.items():
+            for key in needed:
+                if getattr(site.request(kind, ""), key) is None:
+                    raise UserError(f"{path}: missing key kinds.{kind}.{key}; every such job needs one")
+        return site
 
     def request(self, kind: Kind, scale: str) -> JobRequest:
         """What a job of this kind asks for."""
@@ -125,15 +142,3 @@ class SiteConfig(Strict):
             wall_minutes=runtime.wall_minutes,
         )
         return known.over(self.stage_request(stage, scale))
-
-
-def whole(request: JobRequest, kind: str, source: Path) -> JobRequest:
-    """The request, if it says what no job may leave open.
-
-    Raises:
-        UserError: memory, wall time or cores are missing.
-    """
-    for key in ("cpus", "memory_mb", "wall_minutes"):
-        if getattr(request, key) is None:
-            raise UserError(f"{source}: missing key kinds.{kind}.{key}; every job needs one")
-    return request

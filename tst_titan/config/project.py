@@ -11,7 +11,7 @@ from typing import Any, get_args
 import yaml
 
 from tst_titan.attempts import Attempts
-from tst_titan.cluster.site import JobRequest, Kind, SiteConfig, whole
+from tst_titan.cluster.site import JobRequest, Kind, SiteConfig
 from tst_titan.config.counts import count_parameters
 from tst_titan.config.experiment import ProjectConfig, ScaleConfig
 from tst_titan.config.load import choose_file, read_yaml
@@ -159,7 +159,7 @@ class Project:
 
     def request(self, kind: Kind) -> JobRequest:
         """What a job of a kind asks for."""
-        return whole(self.site.request(kind, self.scale_name), kind, self.site_path)
+        return self.site.request(kind, self.scale_name)
 
     def requests(self) -> list[JobRequest]:
         """What jobs may ask for, each once: those of all kinds and of the wanted stages."""

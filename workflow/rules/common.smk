@@ -67,11 +67,16 @@ def cores(kind):
     return PROJECT.request(kind).cpus
 
 
-def asks(kind):
-    """Resources of a kind of rule: what its jobs ask a cluster for (configs/site.yaml)."""
+def asks(kind, **computed):
+    """Resources of a kind of rule: what its jobs ask a cluster for.
+
+    Args:
+        kind: of configs/site.yaml, whose values win.
+        computed: resources from the job's own size, for what the site leaves out.
+    """
     request = PROJECT.request(kind)
     wanted = {k: v for k, v in resources(request).items() if v is not None}
-    return wanted | {"tmpdir": lambda wildcards: scratch_folder(request)}
+    return computed | wanted | {"tmpdir": lambda wildcards: scratch_folder(request)}
 
 
 @cache
