@@ -61,6 +61,7 @@ lock:
 	.lock/bin/pip install --quiet -r envs/requirements.in
 	.lock/bin/pip check
 	.lock/bin/pip freeze | sed 's/+cpu$$//' > envs/requirements.txt
+	.lock/bin/python envs/conda.py
 	rm -rf .lock
 
 clean:

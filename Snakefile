@@ -4,6 +4,10 @@
 configfile: "configs/demo.yaml"
 
 
+# For `--sdm apptainer` alone; built from envs/tst-titan.def.
+container: "envs/tst-titan.sif"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/cluster.smk"
 include: "workflow/rules/data.smk"

@@ -47,5 +47,7 @@ rule compare:
         curves=RESULTS + "/compare/{scale}/{experiment}/curves.csv",
     log:
         RESULTS + "/compare/{scale}/{experiment}/compare.log",
+    conda:
+        "../../envs/report.yaml"
     shell:
         "python -m tst_titan.compare --spec {input.spec} --out $(dirname {output.comparison}) > {log} 2>&1"

@@ -48,6 +48,8 @@ rule data_part:
         step="filter|deduplicate|split|tokens",
         part=r"\d+",
         parts=r"\d+",
+    conda:
+        "../../envs/data.yaml"
     threads: cores("data")
     resources:
         **asks("data"),
@@ -66,6 +68,8 @@ rule filter_documents:
         done=DATA + "/documents/filter.done.json",
     log:
         DATA + "/logs/filter.log",
+    conda:
+        "../../envs/data.yaml"
     threads: cores("data")
     resources:
         **asks("data"),
@@ -84,6 +88,8 @@ rule deduplicate_documents:
         done=DATA + "/documents/deduplicate.done.json",
     log:
         DATA + "/logs/deduplicate.log",
+    conda:
+        "../../envs/data.yaml"
     threads: cores("deduplicate")
     resources:
         **asks("deduplicate"),
@@ -102,6 +108,8 @@ rule split_documents:
         done=DATA + "/documents/split.done.json",
     log:
         DATA + "/logs/split.log",
+    conda:
+        "../../envs/data.yaml"
     threads: cores("data")
     resources:
         **asks("data"),
@@ -119,6 +127,8 @@ rule make_tokenizer:
         done=DATA + "/tokenizer/tokenizer.done.json",
     log:
         DATA + "/logs/tokenizer.log",
+    conda:
+        "../../envs/data.yaml"
     threads: cores("data")
     resources:
         **asks("data"),
@@ -137,6 +147,8 @@ rule tokenize:
         done=DATA + "/tokens/tokens.done.json",
     log:
         DATA + "/logs/tokens.log",
+    conda:
+        "../../envs/data.yaml"
     threads: cores("data")
     resources:
         **asks("data"),
@@ -153,6 +165,8 @@ rule data_manifest:
         manifest=DATA + "/manifest.json",
     log:
         DATA + "/logs/manifest.log",
+    conda:
+        "../../envs/data.yaml"
     threads: cores("data")
     resources:
         **asks("data"),
@@ -169,6 +183,8 @@ rule mutual_information:
         statistics=DATA + "/statistics/mutual_information.json",
     log:
         DATA + "/logs/mutual_information.log",
+    conda:
+        "../../envs/data.yaml"
     threads: cores("small")
     resources:
         **asks("small"),

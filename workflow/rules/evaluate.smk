@@ -57,6 +57,8 @@ rule export:
         EXPORT + "/export.json",
     log:
         EXPORT + "/export.log",
+    conda:
+        "../../envs/evaluate.yaml"
     threads: cores("evaluate")
     resources:
         **asks("evaluate", mem_mb=export_memory),
@@ -75,6 +77,8 @@ rule heldout:
         documents=EVALUATE + "/heldout_documents.csv",
     log:
         EVALUATE + "/heldout.log",
+    conda:
+        "../../envs/evaluate.yaml"
     threads: cores("evaluate")
     resources:
         **asks("evaluate", mem_mb=evaluation_memory),
@@ -101,6 +105,8 @@ rule local_task:
         RESULTS + f"/data/{{corpus}}/tasks/{LOCAL_TASK}/done.json",
     log:
         RESULTS + f"/data/{{corpus}}/logs/{LOCAL_TASK}.log",
+    conda:
+        "../../envs/evaluate.yaml"
     threads: cores("small")
     resources:
         **asks("small"),
@@ -120,6 +126,8 @@ rule fetch_tasks:
         RESULTS + "/tasks/{task}.log",
     # A name that nobody knows, or a missing network, is told before anything is trained.
     priority: 10
+    conda:
+        "../../envs/evaluate.yaml"
     threads: 1
     resources:
         mem_mb=8000,
@@ -139,6 +147,8 @@ rule evaluate_tasks:
         EVALUATE + "/tasks.json",
     log:
         EVALUATE + "/tasks.log",
+    conda:
+        "../../envs/evaluate.yaml"
     threads: cores("evaluate")
     resources:
         **asks("evaluate", mem_mb=evaluation_memory),

@@ -89,6 +89,8 @@ rule figures:
         ),
     log:
         RESULTS + "/report/logs/figures-{scale}-{experiment}.log",
+    conda:
+        "../../envs/report.yaml"
     params:
         options=figure_options,
     shell:
@@ -114,6 +116,8 @@ rule report:
         ),
     log:
         RESULTS + "/report/logs/page.log",
+    conda:
+        "../../envs/report.yaml"
     params:
         sources=page_sources(),
     shell:

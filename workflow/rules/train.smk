@@ -19,6 +19,8 @@ rule train:
         RESULTS + "/train/{recipe}/{lineage}/logs/train.log",
     benchmark:
         RESULTS + "/train/{recipe}/{lineage}/logs/benchmark.tsv"
+    conda:
+        "../../envs/train.yaml"
     threads: stage_cores
     resources:
         **stage_asks(),
