@@ -10,6 +10,7 @@ import yaml
 
 from tests.slurm.runs import SlurmProject, curve, jobs_of, last_step, until
 from tests.stages import final_tensors
+from tests.workflow.project import ProjectCopy
 from tst_titan.config.stage_folder import StageFolder
 
 pytestmark = pytest.mark.slurm
@@ -55,39 +56,49 @@ def test_gpus_are_requested_as_configured_and_one_task_sees_them_all(demo):
         assert "GPUs 0,1" in (stage / f"logs/rank{rank}.log").read_text().splitlines()[0]
 
 
-def test_two_nodes_give_the_losses_of_one(demo):
-    project, _ = demo
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A project with the smoke corpus, made without Slurm."""
+    project = ProjectCopy.make(tmp_path_factory.mktemp("corpus") / "project")
+    project.run("results/data/smoke/manifest.json")
+    return project
+
+
+@pytest.fixture
+def project(cluster, corpus, tmp_path):
+    """A new project with that corpus."""
+    return _with_corpus(cluster, corpus, tmp_path / "project")
+
+
+def test_two_nodes_give_the_losses_of_one(project):
     lineages = ("bag2-5", "bag2-5/token-18")
-    shutil.copytree(project.folder / "results/data", project.folder / "two/data")
+    shutil.copytree(project.folder / "results", project.folder / "two", copy_function=shutil.copy2)
+    project.copy.run(f"results/train/smoke-small/{lineages[1]}/manifest.json")
     project.site(stages={"*": {"nodes": 2, "gpus": 1, "cpus": 1}})
-    target = f"two/train/smoke-small/{lineages[1]}/manifest.json"
-    project.run(target, config=("scale=smoke", "results=two"))
+    project.run(f"two/train/smoke-small/{lineages[1]}/manifest.json", config=("scale=smoke", "results=two"))
     for lineage in lineages:
         one, two = (project.stage(lineage, results) for results in ("results", "two"))
         assert json.loads((two / "manifest.json").read_text())["world_size"] == 2
         for (step, loss, _), (same, expected, _) in zip(curve(two), curve(one), strict=True):
             assert step == same and loss == pytest.approx(expected, abs=2e-5)
-        nodes = {(two / f"logs/rank{rank}.log").read_text().split("node ")[1].split()[0] for rank in (0, 1)}
-        assert nodes == {"n1", "n2"}
+        logs = [(two / f"logs/rank{rank}.log").read_text() for rank in (0, 1)]
+        assert {log.split("on node ")[1].split(",")[0] for log in logs} == {"n1", "n2"}
 
 
 @pytest.fixture(scope="module")
-def long_stages(demo, tmp_path_factory):
-    """A project with stages of about a minute, and the same ones trained without any disturbance."""
-    project, _ = demo
-    folder = tmp_path_factory.mktemp("long") / "project"
-    other = SlurmProject.make(folder, project.cluster)
-    shutil.copytree(project.folder / "results/data", folder / "results/data")
-    scale = yaml.safe_load((folder / "configs/scales/smoke.yaml").read_text())
+def long_stages(cluster, corpus, tmp_path_factory):
+    """A project with stages of up to a minute, and the same ones trained without any disturbance."""
+    project = _with_corpus(cluster, corpus, tmp_path_factory.mktemp("long") / "project")
+    scales = project.folder / "configs/scales"
+    scale = yaml.safe_load((scales / "smoke.yaml").read_text())
     scale["allow_repeat"] = True
     scale["sizes"] = {"small": {**scale["sizes"]["small"], "steps": {"short": 6000}}}
     scale["runtime"] |= {"checkpoint_every": 100, "log_every": 10}
-    (folder / "configs/scales/long.yaml").write_text(yaml.safe_dump(scale))
-    calm = folder / "calm"
-    shutil.copytree(folder / "results/data", calm / "data")
+    (scales / "long.yaml").write_text(yaml.safe_dump(scale))
+    shutil.copytree(project.folder / "results", project.folder / "calm", copy_function=shutil.copy2)
     targets = [f"calm/train/long-small/{lineage}/manifest.json" for lineage in (LONG_BAG, LONG_TOKEN)]
-    other.copy.run(*targets, "--rerun-triggers", "mtime", "input", config=("scale=long", "results=calm"))
-    return other
+    project.copy.run(*targets, config=("scale=long", "results=calm"))
+    return project
 
 
 def test_a_stopped_job_a_dead_node_and_a_time_limit_change_no_bit(long_stages):
@@ -124,7 +135,9 @@ def test_ctrl_c_cancels_the_jobs(long_stages):
     project, cluster = long_stages, long_stages.cluster
     project.site()
     target = f"interrupted/train/long-small/{LONG_TOKEN}/manifest.json"
-    shutil.copytree(project.folder / "results/data", project.folder / "interrupted/data")
+    shutil.copytree(
+        project.folder / "results/data", project.folder / "interrupted/data", copy_function=shutil.copy2
+    )
     running = project.start(target, config=("scale=long", "results=interrupted"))
     stage = project.folder / "interrupted/train/long-small" / LONG_TOKEN
     before = {job["id"] for job in cluster.jobs()}
@@ -138,21 +151,18 @@ def test_ctrl_c_cancels_the_jobs(long_stages):
     assert jobs_of(stage)[-1]["status"] == 85
 
 
-def test_a_failing_job_says_why_on_the_terminal_and_is_not_trained_a_third_time(demo):
-    project, _ = demo
-    project.site()
-    shutil.copytree(project.folder / "results/data", project.folder / "nan/data")
+def test_a_failing_job_says_why_on_the_terminal_and_is_not_trained_a_third_time(project):
     scale = yaml.safe_load((project.folder / "configs/scales/smoke.yaml").read_text())
     scale["sizes"]["small"] |= {"learning_rate": 1e30, "warmup_steps": 0}
     scale["max_gradient_norm"] = 1e9
     (project.folder / "configs/scales/nan.yaml").write_text(yaml.safe_dump(scale))
     running = project.start(
-        "nan/train/nan-small/bag2-5/manifest.json", "--retries", "2", config=("scale=nan", "results=nan")
+        "results/train/nan-small/bag2-5/manifest.json", "--retries", "2", config=("scale=nan",)
     )
     assert running.wait() != 0
     assert "not finite" in running.text and "Try a lower learning rate" in running.text
     assert "training died 2 times after step 0" in running.text and "--again" in running.text
-    assert len(jobs_of(project.folder / "nan/train/nan-small/bag2-5")) == 2
+    assert len(jobs_of(project.folder / "results/train/nan-small/bag2-5")) == 2
 
 
 @pytest.mark.parametrize(
@@ -165,27 +175,33 @@ def test_a_failing_job_says_why_on_the_terminal_and_is_not_trained_a_third_time(
     ],
     ids=["partition", "gpus", "wall time", "scratch"],
 )
-def test_what_the_site_cannot_give_is_refused_before_any_job(long_stages, request_, words):
-    project, cluster = long_stages, long_stages.cluster
+def test_what_the_site_cannot_give_is_refused_before_any_job(project, request_, words):
+    cluster = project.cluster
     project.site({"train": request_})
     before = len(cluster.jobs())
-    running = project.start("--forceall", config=("scale=long", "results=refused"))
+    running = project.start()
     assert running.wait(60) != 0
     assert all(word in running.text for word in ["configs/site.yaml", *words]), running.text
     assert "Traceback" not in running.text
     assert len(cluster.jobs()) == before
 
 
-def test_no_partition_and_no_default_is_refused(long_stages):
-    project, cluster = long_stages, long_stages.cluster
+def test_no_partition_and_no_default_is_refused(project):
+    cluster = project.cluster
     project.site()
     cluster.configure(default_partition=False)
     try:
-        running = project.start("--forceall", config=("scale=long", "results=refused"))
+        running = project.start()
         assert running.wait(60) != 0
         assert "key partition: missing" in running.text and "main, short" in running.text
     finally:
         cluster.configure(default_partition=True)
+
+
+def _with_corpus(cluster, corpus, folder):
+    project = SlurmProject.make(folder, cluster)
+    shutil.copytree(corpus.folder / "results/data", folder / "results/data", copy_function=shutil.copy2)
+    return project
 
 
 def _job_of(cluster, lineage, but=None):

@@ -22,7 +22,7 @@ def test_the_demo_runs_through_a_generic_cluster(tmp_path):
     corpus.write_text(corpus.read_text() + "jobs: 2\n")
     done = project.run(*GENERIC, "--latency-wait", "10", "--retries", "0")
     text = done.stdout + done.stderr
-    assert text.count("with external jobid") == 18
+    assert text.count("with external jobid") == 26
     assert (project.folder / "results/report/index.html").is_file()
     # Progress reaches this terminal although the jobs print elsewhere.
     assert "smoke-small token-18  " in text
