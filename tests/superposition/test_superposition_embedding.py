@@ -72,6 +72,22 @@ def test_ids_past_16_bits_are_not_confused(vocab: int) -> None:
         torch.testing.assert_close(gradient, expected if shard is None else expected[1:])
 
 
+@given(divisor=st.integers(1, 1 << 20), place=st.integers(0, (1 << 31) - 1))
+@settings(max_examples=300, deadline=None)
+def test_the_product_with_a_reciprocal_divides_exactly(divisor: int, place: int) -> None:
+    # The places beside a multiple are where a reciprocal that is a little off would show.
+    multiple = place // divisor * divisor
+    places = [
+        place,
+        multiple,
+        max(multiple - 1, 0),
+        min(multiple + divisor - 1, (1 << 31) - 1),
+        (1 << 31) - 1,
+    ]
+    found = embedding._divided(torch.tensor(places), divisor).tolist()
+    assert found == [value // divisor for value in places]
+
+
 def test_a_bag_of_one_is_the_plain_embedding() -> None:
     weight, tokens, upstream = _case(1, torch.float32)
     ours, plain = bag_embedding(weight, tokens), functional.embedding(tokens[:, 0], weight)

@@ -63,6 +63,12 @@ def test_the_report_is_there_with_both_runs(project):
         ("tst_titan/compare/arithmetic.py", '"""', '"""Edited. ', {"compare": 1, **AFTER_COMPARE}),
         ("tst_titan/titan/trainer.py", '"""', '"""Edited. ', {}),
         (SCALE, "limit: 20", "limit: 10", {"evaluate_tasks": 2, "compare": 1, **AFTER_COMPARE}),
+        (
+            SCALE,
+            "tasks: [heldout_continuation]",
+            "tasks: [heldout_continuation, arc_easy]",
+            {"fetch_tasks": 1, "evaluate_tasks": 2, "compare": 1, **AFTER_COMPARE},
+        ),
         (SCALE, "log_every: 1", "log_every: 2", {}),
         (SCALE, "cpu_threads: 1", "cpu_threads: 1\n  processes_per_node: 2", {}),
         ("configs/demo.yaml", 'wandb: "off"', "wandb: offline", {}),
@@ -75,6 +81,7 @@ def test_the_report_is_there_with_both_runs(project):
         "comparison code",
         "training code",
         "evaluation tasks",
+        "a task more",
         "log frequency",
         "processes",
         "wandb",
@@ -121,3 +128,27 @@ def test_a_vocabulary_smaller_than_the_tokenizers_is_refused_before_any_job(proj
     done = project.snakemake("-n")
     text = done.stdout + done.stderr
     assert done.returncode != 0 and "vocab_size: found 1000" in text and "1024 entries" in text
+
+
+def test_a_task_of_ones_own_is_fetched_and_scored_beside_the_local_one(project, edit):
+    items = "".join(
+        json.dumps({"context": f"def f{n}(x):", "endings": [" return x", " zzz"], "label": 0}) + "\n"
+        for n in range(6)
+    )
+    (project.folder / "items.jsonl").write_text(items)
+    local = (project.folder / "configs/tasks/heldout_continuation.yaml").read_text()
+    own = local.replace("task: heldout_continuation", "task: returns") + (
+        f"dataset_kwargs: {{data_files: {{test: {project.folder}/items.jsonl}}}}\n"
+    )
+    (project.folder / "configs/tasks/returns.yaml").write_text(own)
+    edit(SCALE, "tasks: [heldout_continuation]", "tasks: [heldout_continuation, returns]")
+    assert project.would_run()["fetch_tasks"] == 1
+    project.run()
+    fetched = json.loads((project.folder / "results/tasks/returns.json").read_text())
+    assert fetched["parts"]["returns"]["items"] == 6
+    scored = sorted((project.folder / "results/evaluate").rglob("tasks.json"))
+    assert len(scored) == 2
+    for path in scored:
+        tasks = json.loads(path.read_text())["tasks"]
+        assert tasks["returns"]["n"] == 6 and tasks["heldout_continuation"]["n"] == 20
+    assert project.would_run() == {}

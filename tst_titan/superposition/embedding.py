@@ -90,13 +90,13 @@ class _BagMeanOnCPU(torch.autograd.Function):
         rows, width = ctx.weight_shape
         bag_size = ids.shape[1]
         flat = ids.flatten()
-        ends = torch.bincount(flat, minlength=rows + 1)[:rows].cumsum(0)
+        offsets = flat.new_zeros(rows + 1)
+        torch.cumsum(torch.bincount(flat, minlength=rows + 1)[:rows], 0, dtype=torch.int32, out=offsets[1:])
         keys = flat.to(torch.int16) if rows <= torch.iinfo(torch.int16).max else flat
         order = keys.argsort(stable=True)
         if ctx.sharded:
-            order = order[: int(ends[-1])]
-        latents = order.div_(bag_size, rounding_mode="floor").to(torch.int32)
-        offsets = functional.pad(ends, (1, 0)).to(torch.int32)
+            order = order[: int(offsets[-1])]
+        latents = _divided(order, bag_size).to(torch.int32)
         wide = torch.promote_types(gradient.dtype, torch.float32)
         gradient = gradient.to(wide)
         if ctx.dtype == wide:
@@ -108,6 +108,16 @@ class _BagMeanOnCPU(torch.autograd.Function):
             part = _shared_out(gradient, own, bounds - bounds[0], bag_size)
             result[start : start + _GRADIENT_ROWS] = part
         return result, None, None
+
+
+def _divided(places: torch.Tensor, divisor: int) -> torch.Tensor:
+    """``places // divisor`` in place, for int64 in [0, 2**31): a product and a shift, which vectorise.
+
+    With 2**k >= divisor and m = ceil(2**(31 + k) / divisor) <= 2**32 the product stays below 2**63, and the excess of m
+    over the exact quotient adds less than 1 / divisor to the result, so that it is exact.
+    """
+    shift = 31 + (divisor - 1).bit_length()
+    return places.mul_(-(-(1 << shift) // divisor)).bitwise_right_shift_(shift)
 
 
 def _shared_out(
