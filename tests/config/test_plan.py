@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,6 +16,7 @@ from tst_titan.config.plan import Cost, Plan, checkpoints_kept
 from tst_titan.config.project import Project
 from tst_titan.errors import UserError
 
+REPOSITORY = Path(__file__).parents[2]
 # The model of test_resolve: dim 32, 1 layer, 4 heads of 8, ffn 64, vocabulary 64.
 PARAMETERS = 2 * 64 * 32 + 4 * 32 * 32 + 3 * 32 * 64 + 3 * 32
 FLOPS_PER_LATENT = 6 * (64 * 32 + 4 * 32 * 32 + 3 * 32 * 64) + 12 * 1 * 4 * 8 * 16
@@ -47,6 +50,7 @@ def root(tmp_path, monkeypatch):
         path = tmp_path / "configs" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(content))
+    shutil.copy(REPOSITORY / "configs" / "site.yaml", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
