@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from tst_titan import tracking
 from tst_titan.attempts import Attempts
 from tst_titan.config.stage_folder import StageFolder
 from tst_titan.errors import EXIT_INTERRUPTED, UserError
@@ -57,7 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         log = stack.enter_context(arguments.log.open("ab")) if arguments.log else None
         _say(_introduction(folder, attempt), log)
-        status = _train(folder, log)
+        environment = os.environ | folder.runtime.environment | {"PYTHONUNBUFFERED": "1"}
+        environment.setdefault("PYTHONWARNINGS", "ignore")
+        with tracking.beside(folder, environment):
+            status = _train(folder, environment, log)
         if status in (0, 1) and folder.interrupted_file.exists() and folder.runtime.world_size > 1:
             # torchrun knows only success and failure.
             status = EXIT_INTERRUPTED
@@ -129,9 +133,7 @@ def _on_every_node(folder: StageFolder) -> list[str]:
     return [*srun, "sh", "-c", 'trap "" TERM USR1 INT; exec "$0" "$@"']
 
 
-def _train(folder: StageFolder, log: Any) -> int:
-    environment = os.environ | folder.runtime.environment | {"PYTHONUNBUFFERED": "1"}
-    environment.setdefault("PYTHONWARNINGS", "ignore")
+def _train(folder: StageFolder, environment: dict[str, str], log: Any) -> int:
     me = os.getpid()
 
     def in_the_child() -> None:

@@ -99,8 +99,15 @@ class Project:
 
     @cached_property
     def stages(self) -> dict[str, Stage]:
-        """All stages of the wanted experiments by path, each once."""
-        return stages_of(self.wanted())
+        """All stages of the wanted experiments by path, each once; where W&B is on, with the run's group."""
+        stages = stages_of(self.wanted())
+        if self.config.wandb == "off":
+            return stages
+        runs_through: dict[str, set[str]] = {path: set() for path in stages}
+        for run in (run for experiment in self.wanted() for run in experiment.runs):
+            for stage in run.stages:
+                runs_through[stage.path].add(f"{run.recipe}/{run.lineage}")
+        return {path: _with_group(stage, runs_through[path]) for path, stage in stages.items()}
 
     def corpora(self) -> dict[str, CorpusConfig]:
         """The corpora that the wanted experiments read."""
@@ -247,6 +254,12 @@ class Project:
                     f"tokenizer of configs/corpora/{stage.config.data.corpus}.yaml has {size} entries, so it must "
                     "be at least that"
                 )
+
+
+def _with_group(stage: Stage, runs: set[str]) -> Stage:
+    """The stage with its W&B group: the run that it is part of, none if there are several."""
+    group = next(iter(runs)) if len(runs) == 1 else None
+    return replace(stage, runtime=stage.runtime.model_copy(update={"wandb_group": group}))
 
 
 def _yaml(content: Mapping[str, Any]) -> str:

@@ -331,7 +331,8 @@ class RuntimeConfig(Strict):
     peak_tflops: PositiveFloat | None = Field(
         None, description="peak of one device for MFU; default torchtitan's table, no MFU on the CPU"
     )
-    wandb: Literal["off", "offline", "online"] = Field("off", description="without effect so far")
+    wandb: Literal["off", "offline", "online"] = Field("off", description="the project's setting")
+    wandb_group: str | None = Field(None, description="the one run that the stage is of; none if several")
     init_timeout_s: PositiveInt = 600
     train_timeout_s: PositiveInt = 300
     environment: dict[str, str] = Field({}, description="extra environment variables, e.g. NCCL settings")
