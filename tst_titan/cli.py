@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="tst-titan", description="Token Superposition Training on torchtitan."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_commands(commands)
+    _add_commands(commands, sys.argv[1:] if arguments is None else arguments)
     parsed = parser.parse_args(arguments)
     try:
         return parsed.run(parsed)
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_USER_ERROR
 
 
-def _add_commands(commands: argparse._SubParsersAction) -> None:
+def _add_commands(commands: argparse._SubParsersAction, words: list[str]) -> None:
     from tst_titan import launch, plan, prune, restore, status
 
     launch.add_arguments(commands.add_parser("train", help="train one stage of the tree, all its processes"))
@@ -38,7 +38,7 @@ def _add_commands(commands: argparse._SubParsersAction) -> None:
         commands.add_parser("status", help="state, step, speed and time left of every stage")
     )
     # The regression needs pandas and scipy, which a training job should not wait for.
-    if "recommend" in sys.argv or "--help" in sys.argv or "-h" in sys.argv:
+    if {"recommend", "--help", "-h"} & set(words):
         from tst_titan.paper import recommend
 
         recommend.add_arguments(commands.add_parser("recommend", help="choose s and r for a budget"))

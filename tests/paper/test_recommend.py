@@ -49,6 +49,12 @@ def synthetic(model: GainModel) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True).assign(model="x", source="s", baseline_loss=3.0)[list(COLUMNS)]
 
 
+@pytest.fixture(autouse=True)
+def no_results_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grids in the results folder of whoever runs the tests would join the fit."""
+    monkeypatch.chdir(tmp_path)
+
+
 def test_published_observations_are_all_gains_with_an_equal_flops_baseline() -> None:
     counts = PUBLISHED.groupby("group").size().to_dict()
     assert counts == {"270M-20000": 135, "270M-100000": 108, "600M-20000": 108, "3B-20000": 1}
@@ -301,6 +307,7 @@ def test_grids_of_a_comparison_enter_the_fit(tmp_path: Path) -> None:
     number = {"value": 3.0}
     run = {
         "name": "a",
+        "axes": {},
         "manifest": str(manifest),
         "metrics": {"steps": {"value": 200}, "latents": {"value": 5e6}},
     }

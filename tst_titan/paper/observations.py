@@ -25,6 +25,10 @@ OWN_COLUMNS = (
 """What a user's own table needs: the columns of the published sweeps and two that the paper's models imply."""
 
 
+PLAIN_BAGS = {"weighting": "uniform", "sides": "full", "feeding": "longer_sequences"}
+"""Axes of a run and what they are in the published grids that the fit rests on."""
+
+
 def published_observations(bag_weighting: str = "uniform") -> pd.DataFrame:
     """Every published gain over an equal-FLOPs baseline, with columns ``COLUMNS``.
 
@@ -58,12 +62,45 @@ def own_observations(sweeps: pd.DataFrame, where: str = "own results") -> pd.Dat
     return _from_sweeps(sweeps, where)
 
 
+def results_observations(results: Path) -> tuple[list[pd.DataFrame], list[str]]:
+    """The grids of all comparisons below a results folder, and a line for each that had to be left out.
+
+    Comparisons with a caveat (of scales that only test the plumbing) and those without a grid do not count.
+    """
+    found, left_out = [], []
+    for path in sorted(results.glob("compare/*/*/comparison.json")):
+        try:
+            caveat = json.loads(path.read_text(encoding="utf-8")).get("caveat")
+            rows = [] if caveat else _rows_of(path)
+        except (UserError, OSError, ValueError, AttributeError) as error:
+            left_out.append(f"{path} is left out: {error}")
+            continue
+        if rows:
+            found.append(pd.DataFrame(rows, columns=list(COLUMNS)))
+    return found, left_out
+
+
+def without_repetition(observations: pd.DataFrame) -> pd.DataFrame:
+    """Each cell of a group once: experiments share runs."""
+    return observations.drop_duplicates(["group", "bag_size", "bag_fraction"], ignore_index=True)
+
+
 def comparison_observations(path: Path) -> pd.DataFrame:
     """The grids of a comparison.json as observations; parameters come from the runs' manifests.
 
     Raises:
         UserError: the file is no comparison, has no grid of final losses, or a manifest is unreadable.
     """
+    rows = _rows_of(path)
+    if not rows:
+        raise UserError(
+            f"{path}: holds no grid of final losses over bag size and bag fraction with ordinary bags"
+        )
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _rows_of(path: Path) -> list[dict[str, Any]]:
+    """Cells with a gain of a comparison's grids."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         runs = {run["name"]: run for run in found["runs"]}
@@ -71,19 +108,18 @@ def comparison_observations(path: Path) -> pd.DataFrame:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is not a comparison.json with grids: {error}") from error
     rows = [_grid_row(found, grid, cell, runs) for grid in grids for cell in grid["cells"]]
-    kept = [row for row in rows if row is not None]
-    if not kept:
-        raise UserError(f"{path}: holds no grid of final losses over bag size and bag fraction")
-    return pd.DataFrame(kept, columns=list(COLUMNS))
+    return [row for row in rows if row is not None]
 
 
 def _grid_row(
     found: Mapping[str, Any], grid: Mapping[str, Any], cell: Mapping[str, Any], runs: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """One cell of a comparison's grid; None without a gain."""
-    if cell["gain"]["value"] is None or cell["bag_loss_only"]:
+    """One cell of a comparison's grid; None without a gain, or of other bags than the published grids have."""
+    if cell["gain"]["value"] is None or cell["bag_loss_only"] or not 0 < cell["bag_fraction"] < 1:
         return None
     run = runs[cell["runs"][0]]
+    if any(run["axes"].get(axis, plain) != plain for axis, plain in PLAIN_BAGS.items()):
+        return None
     manifest = Path(run["manifest"])
     try:
         parameters = json.loads(manifest.read_text(encoding="utf-8"))["parameters"]["active"]

@@ -21,6 +21,8 @@ from tst_titan.paper.observations import (
     own_observations,
     published_baselines,
     published_observations,
+    results_observations,
+    without_repetition,
 )
 
 
@@ -106,6 +108,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--comparison", type=Path, action="append", help="comparison.json of an own grid; repeats"
     )
     parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        help="folder whose grids of final losses join the published ones (default results)",
+    )
+    parser.add_argument("--published-only", action="store_true", help="leave the results folder's grids out")
+    parser.add_argument(
         "--evaluate", action="store_true", help="print coefficients and held-out errors instead"
     )
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
@@ -125,7 +134,14 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--own-results {args.own_results}: cannot be read: {error}") from error
         parts.append(own_observations(own, str(args.own_results)))
     parts += [comparison_observations(path) for path in args.comparison or []]
-    observations = pd.concat(parts, ignore_index=True)
+    if not args.published_only:
+        own_grids, left_out = results_observations(args.results)
+        parts += own_grids
+        print("".join(f"{line}\n" for line in left_out), end="", file=sys.stderr)
+    observations = without_repetition(pd.concat(parts, ignore_index=True))
+    if len(parts) > 1:
+        own = observations[len(parts[0]) :]
+        print(f"with {len(own)} own cells of {', '.join(own['group'].unique())}", file=sys.stderr)
     if args.evaluate:
         print(describe_fit(observations))
         return 0
