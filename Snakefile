@@ -28,15 +28,13 @@ rule all:
         f"{RESULTS}/report/index.html",
 
 
-# `snakemake figure_3a`: every experiment is a target of its own.
-for _experiment in PROJECT.catalog.experiments():
+# `snakemake figure_4`, `snakemake paper`, `snakemake table_12`: experiments, collections of them, and the tables
+# that are read from them are targets of their own.
+for _target, _members in TARGETS.items():
 
     rule:
         name:
-            _experiment
+            _target
         input:
-            [] if ONLY_ASKED else f"{RESULTS}/report/index.html",
-            drawn_from(_experiment, SCALE)
-            if _experiment in experiments_wanted() and not ONLY_ASKED
-            else [],
+            [] if ONLY_ASKED else results_of(_members),
         localrule: True

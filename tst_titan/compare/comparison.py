@@ -63,6 +63,7 @@ class Comparison:
             "title": spec.title,
             "caveat": spec.caveat,
             "paper": None if spec.paper is None else spec.paper.experiment,
+            "tables": {name: table.model_dump() for name, table in spec.tables.items()},
             "options": spec.options.model_dump(mode="json"),
             "runs": [_run_mapping(run) for run in self.runs],
             "pairs": [_pair_mapping(pair) for pair in self.pairs],
@@ -96,7 +97,7 @@ def compare(spec: ComparisonSpec) -> Comparison:
     with_curves = spec.kind != "grid"
     pairs = [compare_pair(a, b, family_of(a, runs), options, with_curves) for a, b in chosen]
     seeds = over_seeds(chosen, runs, spec.kind, options)
-    grids = make_grids(runs, options) if spec.kind == "grid" else []
+    grids = make_grids(runs, options, spec.metrics) if spec.kind == "grid" else []
     axis = SWEEP_AXES.get(spec.kind)
     sweeps = make_sweeps(runs, axis, options) if axis else []
     transfer = make_transfer(runs, options) if spec.kind == "transfer" else []

@@ -73,8 +73,12 @@ class Grid:
     beats_baseline: dict[str, int] | None
 
 
-def make_grids(runs: Sequence[RunData], options: Options) -> list[Grid]:
-    """One grid per group, variant and metric that any of its runs has.
+def make_grids(runs: Sequence[RunData], options: Options, metrics: Sequence[str] = ()) -> list[Grid]:
+    """One grid per group, variant and metric.
+
+    Args:
+        metrics: those that are wanted, "accuracy" standing for every task; one that no run has makes a grid of
+            gaps with their reason. By default whatever any of a grid's runs has.
 
     Runs of a group that differ in another axis than bag size and bag fraction (target weights, sides) make
     grids of their own, which share the group's baselines; the grid's ``group`` then names the difference.
@@ -86,13 +90,19 @@ def make_grids(runs: Sequence[RunData], options: Options) -> list[Grid]:
         for variant, others in _variants([run for run in members if not run.spec.is_baseline]).items():
             title = " ".join(part for part in (group, variant) if part)
             together = [*baselines, *others]
-            names = dict.fromkeys(name for run in together for name in run.metrics)
-            for metric in names:
-                if _is_shown(metric) and any(
-                    metric in run.metrics and run.metrics[metric].exists for run in others
-                ):
-                    grids.append(_grid(title, metric, together, options))
+            for metric in _chosen(metrics, others):
+                grids.append(_grid(title, metric, together, options))
     return grids
+
+
+def _chosen(wanted: Sequence[str], runs: Sequence[RunData]) -> list[str]:
+    """Metrics of a grid's runs: the wanted ones, or those that any run has."""
+    names = dict.fromkeys(name for run in runs for name in run.metrics if _is_shown(name))
+    there = [name for name in names if any(name in run.metrics and run.metrics[name].exists for run in runs)]
+    if not wanted:
+        return there
+    tasks = [name for name in there if name.startswith("accuracy/")]
+    return [name for item in wanted for name in (tasks if item == "accuracy" else [item])]
 
 
 def _variants(runs: Sequence[RunData]) -> dict[str, list[RunData]]:

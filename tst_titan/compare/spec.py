@@ -103,6 +103,15 @@ class PaperReference(_Strict):
     experiment: str
 
 
+class TableReference(_Strict):
+    """A table of the paper that is read from the runs of one group: a metric over bag size and bag fraction."""
+
+    group: str
+    weighting: str
+    metric: str
+    number: int | None = Field(None, description="of the paper's table; None where it is not the paper's")
+
+
 class ComparisonSpec(_Strict):
     """The runs of one experiment at one scale."""
 
@@ -114,6 +123,8 @@ class ComparisonSpec(_Strict):
         None, description="what a reader must know before any number, e.g. at smoke scale"
     )
     paper: PaperReference | None = None
+    metrics: tuple[str, ...] = Field((), description="metrics of grids, in order; accuracy is every task")
+    tables: dict[str, TableReference] = {}
     options: Options = Options()
     runs: tuple[RunSpec, ...] = Field(min_length=1)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from tst_titan.config.experiment import BagSpec, RunSpec, ScaleConfig, SizeConfig
@@ -93,14 +94,33 @@ class Draft:
         schedule = schedule_of(piece, self.size, self.spec)
         return (piece.start, bag, schedule, self.handover(piece))
 
-    def cut_at(self, steps: Iterable[int]) -> Draft:
-        """The same run with stage boundaries at ``steps`` as well."""
+    def cut_at(self, steps: Iterable[int], only: Callable[[Piece], bool] = lambda piece: True) -> Draft:
+        """The same run with stage boundaries at ``steps`` as well, in the pieces that ``only`` picks."""
         pieces = []
         for piece in self.pieces:
-            inner = sorted({step for step in steps if piece.start < step < piece.end})
+            inner = sorted({step for step in steps if piece.start < step < piece.end and only(piece)})
             bounds = [piece.start, *inner, piece.end]
             pieces += [replace(piece, start=a, end=b) for a, b in itertools.pairwise(bounds)]
         return replace(self, pieces=tuple(pieces))
+
+    def cut_where_experiments_meet(self) -> Draft:
+        """The same run, cut where the scale says that runs of other experiments may branch off.
+
+        Plain baselines part where the decay of one of the size's lengths begins, plain bag phases at the size's
+        ``trunks``. Whatever else an experiment adds, these stages keep their names.
+        """
+        decay = self.scale.decay_fraction
+        token_cuts = {steps - round(steps * decay) for steps in self.size.steps.values()}
+        cut = self.cut_at(token_cuts, lambda piece: piece.bag is None and piece.phase_start == 0)
+        trunks = self.size.trunks
+        if trunks is None:
+            return cut
+        bag_cuts = {
+            round(self.size.steps[length] * share)
+            for length in trunks.lengths
+            for share in trunks.bag_fraction
+        }
+        return cut.cut_at(bag_cuts, lambda piece: piece.phase_start == 0 and _is_plain_bag(piece.bag))
 
     def _stage_content(self, piece: Piece) -> dict[str, Any]:
         bag = piece.bag
@@ -129,33 +149,41 @@ class Draft:
         }
 
 
+def _is_plain_bag(bag: BagSpec | None) -> bool:
+    """Whether a bag phase differs from the default one in bag size and length only."""
+    return bag is not None and bag.model_copy(update={"bag_size": None, "bag_fraction": None}) == BagSpec()
+
+
 def share_trunks(drafts: Sequence[Draft]) -> list[Draft]:
     """Cut runs of one recipe where they part, so that what they have in common is trained once.
 
     A sweep over r at one s then shares one bag trunk, and a longer baseline the trunk of a shorter one.
     """
+    families: dict[str, list[Draft]] = {}
+    for draft in drafts:
+        families.setdefault(draft.recipe, []).append(draft)
     cuts: dict[str, set[int]] = {draft.name: set() for draft in drafts}
-    results = {
-        draft.name: [(draft.result_of(piece), piece.end) for piece in draft.pieces] for draft in drafts
-    }
-    for a, b in itertools.combinations(drafts, 2):
-        if a.recipe == b.recipe:
-            step = _common_steps(results[a.name], results[b.name])
-            cuts[a.name].add(step)
-            cuts[b.name].add(step)
+    for members in families.values():
+        _part(members, 0, cuts)
     return [draft.cut_at(cuts[draft.name]) for draft in drafts]
 
 
-def _common_steps(a: Sequence[tuple[Any, int]], b: Sequence[tuple[Any, int]]) -> int:
-    """Steps from the start over which two runs of one recipe compute the same, from (result, end) of their pieces."""
-    common = 0
-    for (ours, our_end), (theirs, their_end) in zip(a, b, strict=False):
-        if ours != theirs:
-            break
-        common = min(our_end, their_end)
-        if our_end != their_end:
-            break
-    return common
+def _part(members: Sequence[Draft], index: int, cuts: dict[str, set[int]]) -> None:
+    """Note where runs that agree in their first ``index`` pieces part, then look at those that go on together."""
+    together: dict[tuple[Any, ...], list[Draft]] = {}
+    for draft in members:
+        if index < len(draft.pieces):
+            together.setdefault(draft.result_of(draft.pieces[index]), []).append(draft)
+    for same in together.values():
+        ends = sorted({draft.pieces[index].end for draft in same})
+        for draft in same:
+            own = draft.pieces[index].end
+            # All that go further part from it at its end; it parts from the shorter ones at theirs.
+            cuts[draft.name] |= {end for end in ends if end <= own}
+        for end in ends:
+            going_on = [draft for draft in same if draft.pieces[index].end == end]
+            if len(going_on) > 1:
+                _part(going_on, index + 1, cuts)
 
 
 @dataclass(frozen=True)
@@ -185,7 +213,7 @@ class Drafter:
             limit = round(steps * size.batch_sequences * size.sequence_length / spec.epochs)
         recipe = self._recipe_name(size_name, size, rate, seed, limit)
         pieces = cut_into_pieces(steps, bags, self.scale.decay_fraction, spec, where)
-        return Draft(
+        draft = Draft(
             name=name,
             where=where,
             spec=spec,
@@ -200,6 +228,17 @@ class Drafter:
             bags=bags,
             pieces=tuple(pieces),
         )
+        return draft.cut_where_experiments_meet()
+
+    @cached_property
+    def _first_name(self) -> Mapping[str, str]:
+        """Sizes by name, each under the first one that trains alike: large as medium shares medium's stages."""
+        known: dict[str, str] = {}
+        for name, size in self.scale.sizes.items():
+            content = size.model_dump_json(exclude={"steps", "tst", "trunks"})
+            known.setdefault(content, name)
+            known[name] = known[content]
+        return known
 
     def _size(self, name: str, where: str) -> SizeConfig:
         sizes: Mapping[str, SizeConfig] = self.scale.sizes  # type: ignore[assignment]
@@ -224,7 +263,7 @@ class Drafter:
     def _recipe_name(
         self, size_name: str, size: SizeConfig, rate: float, seed: int, limit: int | None
     ) -> str:
-        parts = [self.scale_name, size_name]
+        parts = [self.scale_name, self._first_name[size_name]]
         if rate != size.learning_rate:
             parts.append(f"lr{rate:.3g}")
         if limit is not None:

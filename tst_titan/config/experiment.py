@@ -65,7 +65,12 @@ class RunSpec(Strict):
     """One run of an experiment, in terms of the scale."""
 
     label: str | None = Field(None, description="name in figures and tables; default the key of the run")
-    role: Literal["baseline", "tst"] | None = Field(None, description="default: tst if it has bags")
+    role: Literal["baseline", "tst", "curriculum"] | None = Field(
+        None, description="default: tst if it has bags"
+    )
+    group: str | None = Field(
+        None, description="runs are compared inside their group; default one group, in a grid size-length"
+    )
     size: Size | None = Field(None, description="default: the experiment's")
     length: str = Field("short", description="which of the scale's step counts")
     times: PositiveFloat = Field(
@@ -92,16 +97,52 @@ class RunSpec(Strict):
     )
 
 
-class GridSpec(Strict):
-    """Runs made from the product of axes; a scale may thin the axes."""
+class Axes(Strict):
+    """Values along the axes of a grid; an empty axis is none."""
 
     bag_size: tuple[PositiveInt, ...] = ()
     bag_fraction: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
     learning_rate_times: tuple[PositiveFloat, ...] = ()
+    weights: tuple[Weights, ...] = ()
+    sides: tuple[Sides, ...] = ()
+    epochs: tuple[PositiveFloat, ...] = ()
+
+
+class GroupSpec(Axes):
+    """A group of a grid: its model and length, and axes of its own instead of the grid's."""
+
+    name: str | None = Field(None, description="in figures and tables; default size-length")
+    size: Size
+    length: str = "short"
+    baselines: tuple[str, ...] = Field((), description="further lengths at which the baseline is run")
+
+    @property
+    def title(self) -> str:
+        """How figures and tables name it."""
+        return self.name or f"{self.size}-{self.length}"
+
+
+class GridSpec(Axes):
+    """Runs made from the product of axes, with a baseline of every group; a scale may thin the axes."""
+
     size: tuple[Size, ...] = ()
     length: tuple[str, ...] = ()
-    weights: tuple[Weights, ...] = ()
-    epochs: tuple[PositiveFloat, ...] = ()
+    groups: tuple[GroupSpec, ...] = Field((), description="instead of size and length")
+
+    @model_validator(mode="after")
+    def _one_way_to_name_groups(self) -> GridSpec:
+        if self.groups and (self.size or self.length):
+            raise ValueError("give groups, or size and length, not both")
+        return self
+
+
+class TableSpec(Strict):
+    """A table of the paper that is read from an experiment's grid: one metric over bag size and bag fraction."""
+
+    size: Size
+    length: str = "short"
+    weights: Weights = "uniform"
+    metric: str = Field(description="name in comparison.json, e.g. final_loss or accuracy/piqa")
 
 
 class ExperimentConfig(Strict):
@@ -114,14 +155,34 @@ class ExperimentConfig(Strict):
     size: Size = "small"
     runs: dict[str, RunSpec] = Field({}, description="runs by name")
     grid: GridSpec | None = None
+    runs_of: str | None = Field(
+        None, description="take runs, grid, size and seeds of this experiment instead of one's own"
+    )
     seeds: PositiveInt = Field(1, description="number of seeds; every run is made once per seed")
     token_phase_only: bool = Field(False, description="draw the token phase alone")
+    evaluate: tuple[Literal["heldout", "tasks"], ...] = Field(
+        ("heldout", "tasks"), description="what is measured on final models, besides the training loss"
+    )
+    metrics: tuple[str, ...] = Field(
+        (), description="a grid's metrics, in order; accuracy is every task; default all there are"
+    )
+    tables: dict[str, TableSpec] = Field({}, description="tables of the paper that are read from the runs")
 
     @model_validator(mode="after")
     def _has_something(self) -> ExperimentConfig:
-        if not self.runs and self.grid is None and self.kind != "corpus_statistics":
-            raise ValueError("give runs, grid or both")
+        own = bool(self.runs) or self.grid is not None
+        if not own and self.runs_of is None and self.kind != "corpus_statistics":
+            raise ValueError("give runs, grid or both, or runs_of")
+        if own and self.runs_of is not None:
+            raise ValueError("runs_of takes another experiment's runs: leave out runs and grid")
         return self
+
+
+class Collection(Strict):
+    """Several experiments under one name: a figure with parts, or everything."""
+
+    title: str
+    experiments: tuple[str, ...] = Field(min_length=1, description="experiments or other collections")
 
 
 class TstDefaults(Strict):
@@ -129,6 +190,16 @@ class TstDefaults(Strict):
 
     bag_size: PositiveInt = Field(description="s")
     bag_fraction: OpenFraction = Field(description="r")
+
+
+class Trunks(Strict):
+    """Where bag phases are cut into stages, so that runs of different experiments share them.
+
+    Without this a run is cut only where another run of its own experiment branches off.
+    """
+
+    lengths: tuple[str, ...] = Field(("short",), description="of these of the size's lengths")
+    bag_fraction: tuple[OpenFraction, ...] = Field(description="at these shares of each length")
 
 
 class SizeConfig(Strict):
@@ -142,12 +213,22 @@ class SizeConfig(Strict):
     warmup_steps: NonNegativeInt
     steps: dict[str, PositiveInt] = Field(description="named step counts, e.g. short: 20000")
     tst: TstDefaults
+    trunks: Trunks | None = None
     runtime: RuntimeConfig | None = Field(None, description="instead of the scale's runtime, for this size")
 
+    @model_validator(mode="after")
+    def _trunks_have_lengths(self) -> SizeConfig:
+        lacking = sorted(set(self.trunks.lengths) - set(self.steps)) if self.trunks else []
+        if lacking:
+            raise ValueError(f"trunks.lengths names {lacking[0]!r}; steps has: {', '.join(self.steps)}")
+        return self
 
-class GridLimits(GridSpec):
-    """Thinner axes than an experiment asks for; an empty axis leaves the experiment's."""
 
+class GridLimits(Axes):
+    """Thinner axes than an experiment asks for; an axis that has no more values than this stays as it is."""
+
+    size: tuple[Size, ...] = ()
+    length: tuple[str, ...] = ()
     seeds: PositiveInt | None = Field(None, description="at most this many seeds")
 
 

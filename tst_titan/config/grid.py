@@ -3,48 +3,98 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tst_titan.config.experiment import BagSpec, ExperimentConfig, GridLimits, GridSpec, RunSpec
+from tst_titan.config.experiment import (
+    Axes,
+    BagSpec,
+    ExperimentConfig,
+    GridLimits,
+    GridSpec,
+    GroupSpec,
+    RunSpec,
+)
+
+# Axes whose values a run carries, in the order of its name.
+_OF_RUNS = ("learning_rate_times", "epochs")
+_OF_BAGS = ("weights", "sides")
 
 
 def all_runs(experiment: ExperimentConfig, limits: GridLimits) -> Iterator[tuple[str, RunSpec]]:
     """The named runs, then those of the grid."""
     yield from experiment.runs.items()
     if experiment.grid is not None:
-        yield from _grid_runs(experiment.grid, limits)
+        yield from _grid_runs(experiment, experiment.grid, limits)
 
 
-def _grid_runs(grid: GridSpec, limits: GridLimits) -> Iterator[tuple[str, RunSpec]]:
-    """The product of the axes; the baseline of every (size, length, ...) appears once."""
+def groups_of(experiment: ExperimentConfig, grid: GridSpec, limits: GridLimits) -> list[GroupSpec]:
+    """The groups of a grid, written out or as the product of sizes and lengths."""
+    if grid.groups:
+        return list(grid.groups)
+    sizes = _thinned(grid.size, limits.size) or (experiment.size,)
+    lengths = _thinned(grid.length, limits.length) or ("short",)
+    return [GroupSpec(size=size, length=length) for size, length in itertools.product(sizes, lengths)]
 
-    def axis(name: str, absent: Any) -> Sequence[Any]:
-        wanted = getattr(grid, name)
-        return (getattr(limits, name) or wanted) if wanted else (absent,)
 
+def _thinned(wanted: Sequence[Any], limit: Sequence[Any]) -> Sequence[Any]:
+    """An axis as a scale wants it: the limit's values where they are fewer."""
+    return limit if limit and len(wanted) > len(limit) else wanted
+
+
+def _grid_runs(
+    experiment: ExperimentConfig, grid: GridSpec, limits: GridLimits
+) -> Iterator[tuple[str, RunSpec]]:
+    """The product of the axes; the baseline of every group (and learning rate, epochs) appears once."""
     seen = set()
-    for size, length, rate, epochs, weights, bag_size, fraction in itertools.product(
-        axis("size", None),
-        axis("length", "short"),
-        axis("learning_rate_times", 1.0),
-        axis("epochs", None),
-        axis("weights", "uniform"),
-        (1, *axis("bag_size", 1)) if grid.bag_size else (1, None),
-        axis("bag_fraction", None),
-    ):
-        is_baseline = bag_size == 1 or fraction == 0
-        bags = () if is_baseline else (BagSpec(bag_size=bag_size, bag_fraction=fraction, weights=weights),)
-        spec = RunSpec(size=size, length=length, learning_rate_times=rate, epochs=epochs, bags=bags)
-        parts = [size, length if grid.length else None]
-        parts += [f"lr{rate:g}x" if grid.learning_rate_times else None]
-        parts += [f"epochs{epochs:g}" if epochs else None]
-        if is_baseline:
-            parts.append("baseline")
-        else:
-            parts += [f"s{bag_size}" if bag_size else "tst", f"r{fraction:g}" if fraction else None]
-            parts += [weights if weights != "uniform" else None]
-        name = "-".join(part for part in parts if part)
-        if name not in seen:
-            seen.add(name)
-            yield name, spec
+    for group in groups_of(experiment, grid, limits):
+        for run in _group_runs(group, grid, limits):
+            several = bool(grid.groups or grid.size or grid.length)
+            name = "-".join([*_prefix(group, run, several), *what_sets_apart(run)])
+            if name not in seen:
+                seen.add(name)
+                yield name, run
+
+
+def _group_runs(group: GroupSpec, grid: GridSpec, limits: GridLimits) -> Iterator[RunSpec]:
+    def axis(name: str) -> Sequence[Any]:
+        source: Axes = group if getattr(group, name) else grid
+        return _thinned(getattr(source, name), getattr(limits, name)) or (None,)
+
+    common = {"size": group.size, "group": group.title}
+    for values in itertools.product(*(axis(name) for name in _OF_RUNS)):
+        given = {name: value for name, value in zip(_OF_RUNS, values, strict=True) if value is not None}
+        for length in (group.length, *group.baselines):
+            yield RunSpec(**common, length=length, **given)
+        for weights, sides, bag_size, fraction in itertools.product(
+            *(axis(name) for name in (*_OF_BAGS, "bag_size", "bag_fraction"))
+        ):
+            if bag_size == 1 or fraction == 0:
+                continue
+            options = {"weights": weights or "uniform", "sides": sides or "full"}
+            bag = BagSpec(bag_size=bag_size, bag_fraction=fraction, **options)
+            yield RunSpec(**common, length=group.length, bags=(bag,), **given)
+
+
+def _prefix(group: GroupSpec, run: RunSpec, several_groups: bool) -> list[str]:
+    """How names of a group's runs begin; a baseline of another length says so."""
+    if not several_groups:
+        return []
+    if group.name is None:
+        return [group.size, run.length]
+    other = [run.length] if run.length != group.length else []
+    return [re.sub(r"[^A-Za-z0-9]+", "_", group.name), *other]
+
+
+def what_sets_apart(run: RunSpec) -> list[str]:
+    """``s4``, ``r0.3``, ``power``: what sets a run of a group apart, in words of a file name."""
+    parts = [f"lr{run.learning_rate_times:g}x"] if run.learning_rate_times != 1 else []
+    parts += [f"epochs{run.epochs:g}"] if run.epochs is not None else []
+    if not run.bags:
+        return [*parts, "baseline"]
+    bag = run.bags[0]
+    parts += [f"s{bag.bag_size}" if bag.bag_size else "tst"]
+    parts += [f"r{bag.bag_fraction:g}"] if bag.bag_fraction is not None else []
+    parts += [bag.weights] if isinstance(bag.weights, str) and bag.weights != "uniform" else []
+    return parts + ([bag.sides] if bag.sides != "full" else [])

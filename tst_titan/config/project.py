@@ -15,7 +15,7 @@ from tst_titan.cluster.site import JobRequest, Kind, SiteConfig
 from tst_titan.config.counts import count_parameters
 from tst_titan.config.experiment import ProjectConfig, ScaleConfig
 from tst_titan.config.load import choose_file, read_yaml
-from tst_titan.config.published import published_cell, published_experiment
+from tst_titan.config.published import published_cell, published_experiment, published_tables
 from tst_titan.config.resolve import Catalog, Experiment, Run, Stage, render, resolve, stages_of
 from tst_titan.config.stage_folder import StageFolder
 from tst_titan.data.config import load_corpus, render_steps
@@ -23,6 +23,13 @@ from tst_titan.data.corpus import CorpusConfig
 from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
 from tst_titan.lock import writer_of
+
+# Evaluations of a final model by their key in the comparison's spec: what an experiment asks for, and the file.
+EVALUATIONS = {
+    "heldout": ("heldout", "heldout.json"),
+    "heldout_documents": ("heldout", "heldout_documents.csv"),
+    "tasks": ("tasks", "tasks.json"),
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class Project:
     Attributes:
         root: the repository, where configs/ is.
         config: configs/demo.yaml with what the command line changed.
-        experiment_names: experiments of the default target, or those named as targets.
+        experiment_names: experiments of the default target, or those that the named targets stand for.
     """
 
     root: Path
@@ -55,9 +62,10 @@ class Project:
         """
         catalog = Catalog(root / "configs")
         project = catalog.project(config, "config (configs/demo.yaml and --config)")
-        known = set(catalog.experiments())
-        named = tuple(dict.fromkeys(word for word in targets if word in known))
-        opened = cls(root, project, named or project.experiments)
+        known = catalog.targets()
+        members = [member for word in targets for member in known.get(word, ())]
+        members = members or [member for name in project.experiments for member in catalog.members(name)]
+        opened = cls(root, project, tuple(dict.fromkeys(members)))
         for name in opened.experiment_names:
             opened.experiment(name)
         return opened
@@ -110,10 +118,25 @@ class Project:
         return {path: _with_group(stage, runs_through[path]) for path, stage in stages.items()}
 
     def corpora(self) -> dict[str, CorpusConfig]:
-        """The corpora that the wanted experiments read."""
+        """The corpora that the wanted experiments read or measure."""
         names = {stage.config.data.corpus for stage in self.stages.values()}
+        names |= {self.corpus_measured(experiment) for experiment in self.wanted() if not experiment.runs}
         folder = self.root / "configs" / "corpora"
         return {name: load_corpus(choose_file(folder, name, "corpus")) for name in sorted(names)}
+
+    def corpus_measured(self, experiment: Experiment) -> str:
+        """The corpus of an experiment without runs, in this call's scale.
+
+        Raises:
+            UserError: the scale lacks the experiment's size.
+        """
+        sizes, size = self.scale().sizes, experiment.config.size
+        if size not in sizes:
+            raise UserError(
+                f"configs/experiments/{experiment.name}.yaml: size {size!r} is not defined at scale "
+                f"{self.scale_name}; it has: {', '.join(sizes)}"
+            )
+        return sizes[size].corpus
 
     def render(self) -> None:
         """Write what the rules take as input, only where its content changed.
@@ -125,7 +148,7 @@ class Project:
         corpora = self.corpora()
         self._check_vocabularies(corpora)
         for name, corpus in corpora.items():
-            render_steps(corpus, results / "data" / name)
+            render_steps(corpus, results / "data" / name, root=self.root)
         render(self.stages, results)
         for experiment in self.wanted():
             folder = results / "compare" / self.scale_name / experiment.name
@@ -150,9 +173,10 @@ class Project:
         """Parameters of a recipe's model, as rendered."""
         return read_yaml(Path(self.results) / "train" / recipe / "recipe.yaml")["parameters"]["total"]
 
-    def has_tasks(self, scale: str) -> bool:
-        """Whether final models are scored on tasks at a scale."""
-        return bool(self.scale(scale).evaluation.tasks)
+    def evaluates(self, what: str, experiment: str, scale: str) -> bool:
+        """Whether an experiment's final models are evaluated: "heldout" or "tasks"."""
+        asked = what in self.experiment(experiment, scale).config.evaluate
+        return asked and (what != "tasks" or bool(self.scale(scale).evaluation.tasks))
 
     @cached_property
     def site(self) -> SiteConfig:
@@ -208,11 +232,14 @@ class Project:
             "title": experiment.config.title,
             "caveat": caveat,
             "paper": {"experiment": paper} if paper else None,
+            "metrics": list(experiment.config.metrics),
+            "tables": published_tables(experiment.config),
             "runs": [self._run_spec(experiment, run) for run in experiment.runs],
         }
 
     def _run_spec(self, experiment: Experiment, run: Run) -> dict[str, Any]:
         evaluations = f"{self.results}/evaluate/{run.recipe}/{run.lineage}"
+        place = (experiment.name, self.scale_name)
         return {
             "name": run.name,
             "label": run.label,
@@ -221,9 +248,10 @@ class Project:
             "group": run.group,
             "axes": run.axes,
             "stages": [f"{self.results}/train/{stage.path}" for stage in run.stages],
-            "heldout": f"{evaluations}/heldout.json",
-            "heldout_documents": f"{evaluations}/heldout_documents.csv",
-            "tasks": f"{evaluations}/tasks.json" if self.has_tasks(self.scale_name) else None,
+            **{
+                key: f"{evaluations}/{name}" if self.evaluates(what, *place) else None
+                for key, (what, name) in EVALUATIONS.items()
+            },
             "paper": published_cell(experiment.config, run),
         }
 

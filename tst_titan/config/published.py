@@ -17,14 +17,27 @@ def published_experiment(experiment: ExperimentConfig) -> str | None:
     return experiment.paper[0] if experiment.paper else None
 
 
+def published_tables(experiment: ExperimentConfig) -> dict[str, dict[str, Any]]:
+    """The tables of the paper that are read from an experiment: the cells that each takes, and its number."""
+    return {
+        name: {
+            "group": f"{table.size}-{table.length}",
+            "weighting": table.weights,
+            "metric": table.metric,
+            "number": int(name.removeprefix("table_")) if name.removeprefix("table_").isdigit() else None,
+        }
+        for name, table in experiment.tables.items()
+    }
+
+
 def published_cell(experiment: ExperimentConfig, run: Run) -> dict[str, Any] | None:
     """The row of tables 1 to 3, or the cell of tables 4 to 28, of a run; None where the paper has none."""
     spec = experiment.runs.get(run.name.removesuffix(f"-seed{run.seed}"))
     if spec is not None:
         return spec.paper.model_dump(mode="json") if spec.paper else None
-    if experiment.kind != "grid" or not experiment.paper:
+    if experiment.kind not in ("grid", "transfer") or not experiment.paper or run.axes["sides"] != "full":
         return None
-    length = run.group.removeprefix(f"{run.size}-")
+    length = run.length
     steps = SWEPT_STEPS.get((run.size, length))
     weighting = SWEPT_WEIGHTS.get(run.axes["weighting"])
     if steps is None or weighting is None:

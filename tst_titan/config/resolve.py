@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tst_titan.config.draft import Draft, Drafter, share_trunks
-from tst_titan.config.experiment import ExperimentConfig, ProjectConfig, ScaleConfig
+from tst_titan.config.experiment import Collection, ExperimentConfig, ProjectConfig, ScaleConfig
 from tst_titan.config.grid import all_runs
-from tst_titan.config.load import choose_file, dump, load, parse
+from tst_titan.config.load import choose_file, dump, load, parse, read_yaml
 from tst_titan.config.schema import ModelConfig, RuntimeConfig, StageConfig
 from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
@@ -50,6 +50,7 @@ class Run:
     role: str
     seed: int
     size: str
+    length: str
     group: str
     axes: dict[str, Any]
     stages: tuple[Stage, ...]
@@ -80,6 +81,7 @@ class Catalog:
 
     folder: Path
     _models: dict[str, ModelConfig] = field(default_factory=dict)
+    _entries: dict[str, ExperimentConfig | Collection] = field(default_factory=dict)
 
     def project(self, content: Mapping[str, Any], source: str) -> ProjectConfig:
         """The project's own settings, checked."""
@@ -89,19 +91,81 @@ class Catalog:
         """configs/scales/<name>.yaml."""
         return load(ScaleConfig, choose_file(self.folder / "scales", name, "scale"))
 
+    def entry(self, name: str) -> ExperimentConfig | Collection:
+        """configs/experiments/<name>.yaml: an experiment, or a collection of others."""
+        if name not in self._entries:
+            path = choose_file(self.folder / "experiments", name, "experiment")
+            content = read_yaml(path)
+            kind = Collection if "experiments" in content else ExperimentConfig
+            self._entries[name] = parse(kind, content, path)
+        return self._entries[name]
+
     def experiment(self, name: str) -> ExperimentConfig:
-        """configs/experiments/<name>.yaml."""
-        return load(ExperimentConfig, choose_file(self.folder / "experiments", name, "experiment"))
+        """An experiment that has runs, or a corpus, of its own.
+
+        Raises:
+            UserError: unknown, or a collection of several.
+        """
+        entry = self.entry(name)
+        if isinstance(entry, Collection):
+            raise UserError(f"{name} is a collection of {', '.join(entry.experiments)}; name one of these")
+        if entry.runs_of is None:
+            return entry
+        other = self.entry(entry.runs_of)
+        if not isinstance(other, ExperimentConfig) or other.runs_of is not None:
+            raise UserError(
+                f"configs/experiments/{name}.yaml: key runs_of: found {entry.runs_of!r}, which has no runs of its own"
+            )
+        taken = {key: getattr(other, key) for key in ("runs", "grid", "size", "seeds")}
+        return entry.model_copy(update=taken)
 
     def experiments(self) -> list[str]:
-        """Names of all experiments."""
+        """Names of all experiments and collections."""
         return sorted(path.stem for path in (self.folder / "experiments").glob("*.yaml"))
+
+    def members(self, name: str, above: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """The experiments that a name stands for: itself, or what a collection holds, each once.
+
+        Raises:
+            UserError: an unknown name, or a collection that holds itself.
+        """
+        if name in above:
+            raise UserError(f"configs/experiments/{name}.yaml: key experiments: it holds itself")
+        entry = self.entry(name)
+        if isinstance(entry, ExperimentConfig):
+            return (name,)
+        found = [member for part in entry.experiments for member in self.members(part, (*above, name))]
+        return tuple(dict.fromkeys(found))
+
+    def tables(self) -> dict[str, str]:
+        """Tables of the paper by name, with the experiment that each is read from.
+
+        Raises:
+            UserError: two experiments have a table of one name, or a table has an experiment's.
+        """
+        names = self.experiments()
+        found: dict[str, str] = {}
+        for name in names:
+            entry = self.entry(name)
+            for table in entry.tables if isinstance(entry, ExperimentConfig) else ():
+                if table in found or table in names:
+                    other = found.get(table, table)
+                    raise UserError(
+                        f"configs/experiments/{name}.yaml: key tables: {table} is taken by {other}.yaml"
+                    )
+                found[table] = name
+        return found
 
     def model(self, name: str) -> ModelConfig:
         """configs/models/<name>.yaml."""
         if name not in self._models:
             self._models[name] = load(ModelConfig, choose_file(self.folder / "models", name, "model"))
         return self._models[name]
+
+    def targets(self) -> dict[str, tuple[str, ...]]:
+        """Every name that can be asked for, with the experiments that it is about: tables are their experiment's."""
+        owners = self.tables()
+        return {name: self.members(owners.get(name, name)) for name in (*self.experiments(), *owners)}
 
 
 def resolve(catalog: Catalog, experiment_name: str, scale_name: str) -> Experiment:
@@ -133,7 +197,8 @@ def _run(draft: Draft, in_groups: bool) -> Run:
         role=draft.spec.role or ("tst" if draft.bags else "baseline"),
         seed=draft.seed,
         size=draft.size_name,
-        group=f"{draft.size_name}-{draft.spec.length}" if in_groups else "",
+        length=draft.spec.length,
+        group=draft.spec.group or (f"{draft.size_name}-{draft.spec.length}" if in_groups else ""),
         axes=draft.axes(),
         stages=tuple(Stage(draft.recipe, *stage) for stage in draft.stages()),
     )

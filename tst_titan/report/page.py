@@ -22,6 +22,7 @@ from tst_titan.report.provenance import data_section, provenance_of
 from tst_titan.report.read import Experiment, read_experiment, read_figures, relative_link
 from tst_titan.report.svg import inline_svg
 from tst_titan.report.tables import grid_tables, pair_table, run_table
+from tst_titan.report.text import metric_name
 
 _HERE = Path(__file__).parent
 _TAGS = {
@@ -48,6 +49,7 @@ class Sources:
         data_manifests: manifests of the corpora.
         project: the project's config file, shown as it is.
         command: what makes the page again; by default Snakemake's target for it.
+        tables: folder of the paper's tables by scale; the page links to those of its experiments.
     """
 
     experiments: Sequence[tuple[Path, Path]]
@@ -55,6 +57,7 @@ class Sources:
     data_manifests: Sequence[Path] = ()
     project: Path | None = None
     command: str | None = None
+    tables: Path | None = None
 
 
 def write_page(sources: Sources, out: Path) -> None:
@@ -85,7 +88,10 @@ def render_page(sources: Sources, out: Path) -> str:
         paper=SOURCE,
         scales=scales,
         several_scales=len(scales) > 1,
-        experiments=[_experiment(experiment, figures, out) for experiment, figures in experiments],
+        experiments=[
+            _experiment(experiment, figures, out) | {"tables": _tables(experiment, sources.tables, out)}
+            for experiment, figures in experiments
+        ],
         corpus_statistics=[_statistics(file, folder, out) for file, folder in sources.corpus_statistics],
         data=[data_section(path) for path in sources.data_manifests],
         provenance=provenance_of([experiment for experiment, _ in experiments]),
@@ -144,6 +150,22 @@ def _experiment(experiment: Experiment, folder: Path, out: Path) -> dict[str, An
         "provenance": provenance_of([experiment]),
         "command": f"snakemake {experiment.name} --config scale={experiment.scale}",
     }
+
+
+def _tables(experiment: Experiment, folder: Path | None, out: Path) -> list[dict[str, str]]:
+    """The paper's tables that are read from an experiment, with links to their files."""
+    if folder is None:
+        return []
+    return [
+        {
+            "title": f"{name.replace('_', ' ')}, {metric_name(table['metric']).lower()}, {table['group']}",
+            **{
+                kind: relative_link(folder / experiment.scale / f"{name}.{kind}", out)
+                for kind in ("html", "csv")
+            },
+        }
+        for name, table in experiment.content.get("tables", {}).items()
+    ]
 
 
 def _first_of_each_kind(
@@ -223,6 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="mutual-information file and its figures folder; repeat",
     )  # fmt: skip
     parser.add_argument("--data-manifest", type=Path, action="append", default=[], help="of a corpus; repeat")
+    parser.add_argument("--tables", type=Path, help="folder of the paper's tables by scale, to link to")
     parser.add_argument("--project", type=Path, help="the project's config file, shown as it is")
     parser.add_argument("--command", help="what makes this page again, shown under provenance")
     arguments = parser.parse_args(argv)
@@ -232,6 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         data_manifests=arguments.data_manifest,
         project=arguments.project,
         command=arguments.command,
+        tables=arguments.tables,
     )
     try:
         write_page(sources, arguments.out)

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from tst_titan.cluster.resources import NAMES, resources, scratch_folder
-from tst_titan.config.project import Project
+from tst_titan.config.project import EVALUATIONS, Project
 from tst_titan.errors import UserError
 from tst_titan.prune import Pruning, check_parents
 
@@ -25,6 +25,7 @@ wildcard_constraints:
     corpus=r"[A-Za-z0-9_.-]+",
     scale=r"[A-Za-z0-9_.-]+",
     experiment=r"[A-Za-z0-9_.-]+",
+    table=r"[A-Za-z0-9_.-]+",
 
 
 try:
@@ -45,6 +46,10 @@ if not workflow.is_main_process:
 
 RESULTS = PROJECT.results
 SCALE = PROJECT.scale_name
+
+
+# Targets by name, with the experiments that each is about.
+TARGETS = PROJECT.catalog.targets()
 
 
 def experiments_wanted():

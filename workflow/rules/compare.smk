@@ -5,13 +5,16 @@ def runs_of(wildcards):
     return PROJECT.experiment(wildcards.experiment, wildcards.scale).runs
 
 
-def final_files(folder, name):
-    """Input function: one file for the last stage of every run."""
+def evaluations(key):
+    """Input function: one file for the last stage of every run, where the experiment asks for it."""
+    what, name = EVALUATIONS[key]
 
     def files(wildcards):
+        if not PROJECT.evaluates(what, wildcards.experiment, wildcards.scale):
+            return []
         return sorted(
             {
-                f"{RESULTS}/{folder}/{run.recipe}/{run.lineage}/{name}"
+                f"{RESULTS}/evaluate/{run.recipe}/{run.lineage}/{name}"
                 for run in runs_of(wildcards)
             }
         )
@@ -33,13 +36,9 @@ rule compare:
                 for stage in run.stages
             }
         ),
-        heldout=final_files("evaluate", "heldout.json"),
-        documents=final_files("evaluate", "heldout_documents.csv"),
-        tasks=lambda w: (
-            final_files("evaluate", "tasks.json")(w)
-            if PROJECT.has_tasks(w.scale)
-            else []
-        ),
+        heldout=evaluations("heldout"),
+        documents=evaluations("heldout_documents"),
+        tasks=evaluations("tasks"),
         code=sorted(str(path) for path in (ROOT / "tst_titan/compare").glob("*.py")),
     output:
         comparison=RESULTS + "/compare/{scale}/{experiment}/comparison.json",

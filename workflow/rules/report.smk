@@ -17,8 +17,12 @@ PAGE_MODULES = (
     + ["index.html", "experiment.html", "corpus.html", "provenance.html"]
     + ["macros.html", "page.css", "chart.js"]
 )
+TABLE_MODULES = ["published_table.py", "published_table.html", "page.css", "text.py"]
 FIGURES = RESULTS + "/figures/{scale}/{experiment}"
 STATISTICS = RESULTS + "/data/{corpus}/statistics/mutual_information.json"
+
+
+TABLES = RESULTS + "/tables/{scale}/{table}"
 
 
 def trains(experiment, scale):
@@ -30,8 +34,26 @@ def drawn_from(experiment, scale):
     """What an experiment's figures are drawn from."""
     if trains(experiment, scale):
         return f"{RESULTS}/compare/{scale}/{experiment}/comparison.json"
-    size = PROJECT.experiment(experiment, scale).config.size
-    return STATISTICS.format(corpus=PROJECT.scale(scale).sizes[size].corpus)
+    corpus = PROJECT.corpus_measured(PROJECT.experiment(experiment, scale))
+    return STATISTICS.format(corpus=corpus)
+
+
+def tables_of(experiment, scale):
+    """Files of the paper's tables that are read from an experiment."""
+    tables = PROJECT.experiment(experiment, scale).config.tables
+    return [
+        f"{TABLES.format(scale=scale, table=table)}.{kind}"
+        for table in tables
+        for kind in ("csv", "html")
+    ]
+
+
+def results_of(experiments):
+    """What a target of these experiments makes: the page, and the tables; nothing while others are wanted."""
+    if not set(experiments) <= set(experiments_wanted()):
+        return []
+    files = [path for name in experiments for path in tables_of(name, SCALE)]
+    return [f"{RESULTS}/report/index.html", *files]
 
 
 def figure_options(wildcards):
@@ -70,6 +92,7 @@ def data_manifests():
 
 localrules:
     figures,
+    tables,
     report,
 
 
@@ -97,6 +120,20 @@ rule figures:
         "python -m tst_titan.report.figures {params.options} {input.source} --out {output} > {log} 2>&1"
 
 
+rule tables:
+    input:
+        comparison=lambda w: drawn_from(PROJECT.catalog.tables()[w.table], w.scale),
+        code=[str(REPORT_CODE / name) for name in TABLE_MODULES],
+    output:
+        csv=TABLES + ".csv",
+        html=TABLES + ".html",
+    log:
+        RESULTS + "/report/logs/tables-{scale}-{table}.log",
+    shell:
+        "python -m tst_titan.report.published_table {input.comparison} {wildcards.table}"
+        " --csv {output.csv} --html {output.html} > {log} 2>&1"
+
+
 rule report:
     input:
         sources=[
@@ -105,6 +142,7 @@ rule report:
             for pair in of_experiments(kind)
             for path in pair
         ],
+        tables=[path for name in experiments_wanted() for path in tables_of(name, SCALE)],
         data=data_manifests(),
         code=[str(REPORT_CODE / name) for name in PAGE_MODULES],
     output:
@@ -120,5 +158,7 @@ rule report:
         "../../envs/report.yaml"
     params:
         sources=page_sources(),
+        tables=RESULTS + "/tables",
     shell:
-        "python -m tst_titan.report.page --out {output} {params.sources} --project configs/demo.yaml > {log} 2>&1"
+        "python -m tst_titan.report.page --out {output} {params.sources} --tables {params.tables}"
+        " --project configs/demo.yaml > {log} 2>&1"
