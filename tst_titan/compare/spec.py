@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tst_titan import paper
+from tst_titan.config.load import parse_yaml
 from tst_titan.errors import UserError
 
 Kind = Literal["pair", "grid", "lr_sweep", "seeds", "data_bound", "curriculum", "feeding", "transfer"]
@@ -180,8 +181,7 @@ def load_spec(path: Path) -> ComparisonSpec:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        # JSON is read by its own parser: YAML takes "1e-3" for a string.
-        mapping = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        mapping = json.loads(text) if path.suffix == ".json" else parse_yaml(text)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, yaml.YAMLError) as error:

@@ -16,7 +16,12 @@ from tst_titan.errors import UserError
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class _NumberAwareLoader(yaml.SafeLoader):
+# The pure Python parser and emitter take most of the time of planning thousands of stages; libyaml's write the same bytes.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+class _NumberAwareLoader(_Loader):
     """YAML 1.1 reads ``2e-3`` as a string; people who write learning rates mean a number."""
 
 
@@ -27,6 +32,20 @@ _NumberAwareLoader.add_implicit_resolver(
 )
 
 
+def parse_yaml(text: str) -> Any:
+    """What a YAML text holds, ``2e-3`` being a number.
+
+    Raises:
+        yaml.YAMLError: it is not YAML.
+    """
+    return yaml.load(text, Loader=_NumberAwareLoader)
+
+
+def to_yaml(content: Mapping[str, Any]) -> str:
+    """A mapping as YAML, keys in their order."""
+    return yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, width=100)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
@@ -34,7 +53,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: the file is missing, is not YAML, or does not hold a mapping.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf8"), Loader=_NumberAwareLoader)
+        content = parse_yaml(path.read_text(encoding="utf8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except yaml.YAMLError as error:
@@ -79,7 +98,7 @@ def load(model: type[Model], path: Path) -> Model:
 
 def dump(config: BaseModel) -> str:
     """Canonical YAML of a config: every key, in the order of the schema."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100)
+    return to_yaml(config.model_dump(mode="json"))
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:

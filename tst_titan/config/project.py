@@ -8,13 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
-
 from tst_titan.attempts import Attempts
 from tst_titan.cluster.site import JobRequest, Kind, SiteConfig
 from tst_titan.config.counts import count_parameters
 from tst_titan.config.experiment import ProjectConfig, ScaleConfig
-from tst_titan.config.load import choose_file, read_yaml
+from tst_titan.config.load import choose_file, read_yaml, to_yaml
 from tst_titan.config.published import published_cell, published_experiment, published_tables
 from tst_titan.config.resolve import Catalog, Experiment, Run, Stage, render, resolve, stages_of
 from tst_titan.config.stage_folder import StageFolder
@@ -153,7 +151,7 @@ class Project:
         for experiment in self.wanted():
             folder = results / "compare" / self.scale_name / experiment.name
             if experiment.runs:
-                write_if_changed(folder / "spec.yaml", _yaml(self.comparison_spec(experiment)))
+                write_if_changed(folder / "spec.yaml", to_yaml(self.comparison_spec(experiment)))
         for run in {run.recipe: run for experiment in self.wanted() for run in experiment.runs}.values():
             self._render_recipe(results, run)
 
@@ -257,12 +255,12 @@ class Project:
 
     def _render_recipe(self, results: Path, run: Run) -> None:
         stage = run.stages[0].config
-        recipe: dict[str, Any] = {"scale": self.scale_name, "size": run.size, "corpus": stage.data.corpus}
+        recipe: dict[str, Any] = {"scale": self.scale_name, "corpus": stage.data.corpus}
         recipe["sequence_length"] = stage.data.sequence_length
         recipe["parameters"] = count_parameters(stage.model).as_manifest()
-        write_if_changed(results / "train" / run.recipe / "recipe.yaml", _yaml(recipe))
+        write_if_changed(results / "train" / run.recipe / "recipe.yaml", to_yaml(recipe))
         evaluation = self.scale().evaluation.model_dump(mode="json")
-        write_if_changed(results / "evaluate" / run.recipe / "evaluation.yaml", _yaml(evaluation))
+        write_if_changed(results / "evaluate" / run.recipe / "evaluation.yaml", to_yaml(evaluation))
 
     def _as_run_here(self, run: Run, scale: str) -> Run:
         stages = []
@@ -284,11 +282,8 @@ class Project:
                 )
 
 
+
 def _with_group(stage: Stage, runs: set[str]) -> Stage:
     """The stage with its W&B group: the run that it is part of, none if there are several."""
     group = next(iter(runs)) if len(runs) == 1 else None
     return replace(stage, runtime=stage.runtime.model_copy(update={"wandb_group": group}))
-
-
-def _yaml(content: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(content), sort_keys=False, width=100)

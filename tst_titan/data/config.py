@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from tst_titan.config.load import parse_yaml
 from tst_titan.data.corpus import STEPS, CorpusConfig, corpus_identity, step_settings
 from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
@@ -33,7 +34,7 @@ def load_corpus(path: Path | str) -> CorpusConfig:
     """
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError:
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise UserError(f"{path}: no such corpus config; there are: {', '.join(known) or 'none'}") from None
@@ -137,7 +138,7 @@ def read_settings(path: Path | str) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: the settings of this step are missing; render the corpus config first")
-    return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    return parse_yaml(Path(path).read_text(encoding="utf-8"))
 
 
 def parse(kind: Any, value: Any) -> Any:
