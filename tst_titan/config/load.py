@@ -16,7 +16,7 @@ from tst_titan.errors import UserError
 Model = TypeVar("Model", bound=BaseModel)
 
 
-# The pure Python parser and emitter take most of the time of planning thousands of stages; libyaml's write the same bytes.
+# Planning thousands of stages spends most of its time in YAML; libyaml is faster and writes the same bytes.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 

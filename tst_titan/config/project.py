@@ -282,7 +282,6 @@ class Project:
                 )
 
 
-
 def _with_group(stage: Stage, runs: set[str]) -> Stage:
     """The stage with its W&B group: the run that it is part of, none if there are several."""
     group = next(iter(runs)) if len(runs) == 1 else None

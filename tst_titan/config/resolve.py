@@ -96,8 +96,10 @@ class Catalog:
         if name not in self._entries:
             path = choose_file(self.folder / "experiments", name, "experiment")
             content = read_yaml(path)
-            kind = Collection if "experiments" in content else ExperimentConfig
-            self._entries[name] = parse(kind, content, path)
+            if "experiments" in content:
+                self._entries[name] = parse(Collection, content, path)
+            else:
+                self._entries[name] = parse(ExperimentConfig, content, path)
         return self._entries[name]
 
     def experiment(self, name: str) -> ExperimentConfig:

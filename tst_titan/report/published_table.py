@@ -96,7 +96,14 @@ def _ours(
         place = (1.0, 0.0) if baseline else (run["axes"]["bag_size"], run["axes"]["bag_fraction"])
         bag_loss = run["bag_loss_only"] and metric == "final_loss"
         number = run["metrics"].get("final_bag_loss" if bag_loss else metric)
-        missing = {"value": None, "low": None, "high": None, "unit": "", "method": "", "sources": []}
+        missing: dict[str, Any] = {
+            "value": None,
+            "low": None,
+            "high": None,
+            "unit": "",
+            "method": "",
+            "sources": [],
+        }
         missing["reason"] = "not among this run's evaluated tasks"
         found.setdefault(place, (number or missing, bag_loss, (run["name"],)))
     for grid in content["grids"]:
@@ -169,8 +176,12 @@ def _shown(cell: Entry | None) -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser(description="Write one of the paper's tables with our numbers beside its own.")
-    parser.add_argument("comparison", type=Path, help="comparison.json of the experiment that it is read from")
+    parser = argparse.ArgumentParser(
+        description="Write one of the paper's tables with our numbers beside its own."
+    )
+    parser.add_argument(
+        "comparison", type=Path, help="comparison.json of the experiment that it is read from"
+    )
     parser.add_argument("table", help="its name, e.g. table_4")
     parser.add_argument("--csv", type=Path, required=True)
     parser.add_argument("--html", type=Path, required=True)

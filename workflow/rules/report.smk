@@ -17,7 +17,8 @@ PAGE_MODULES = (
     + ["index.html", "experiment.html", "corpus.html", "provenance.html"]
     + ["macros.html", "page.css", "chart.js"]
 )
-TABLE_MODULES = ["published_table.py", "published_table.html", "page.css", "text.py"]
+TABLE_MODULES = ["published_table.py", "published_table.html"]
+TABLE_MODULES += ["read.py", "text.py", "page.css"]
 FIGURES = RESULTS + "/figures/{scale}/{experiment}"
 STATISTICS = RESULTS + "/data/{corpus}/statistics/mutual_information.json"
 
@@ -142,7 +143,9 @@ rule report:
             for pair in of_experiments(kind)
             for path in pair
         ],
-        tables=[path for name in experiments_wanted() for path in tables_of(name, SCALE)],
+        tables=[
+            path for name in experiments_wanted() for path in tables_of(name, SCALE)
+        ],
         data=data_manifests(),
         code=[str(REPORT_CODE / name) for name in PAGE_MODULES],
     output:
