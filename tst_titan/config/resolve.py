@@ -81,7 +81,6 @@ class Catalog:
 
     folder: Path
     _models: dict[str, ModelConfig] = field(default_factory=dict)
-    _entries: dict[str, ExperimentConfig | Collection] = field(default_factory=dict)
 
     def project(self, content: Mapping[str, Any], source: str) -> ProjectConfig:
         """The project's own settings, checked."""
@@ -93,14 +92,11 @@ class Catalog:
 
     def entry(self, name: str) -> ExperimentConfig | Collection:
         """configs/experiments/<name>.yaml: an experiment, or a collection of others."""
-        if name not in self._entries:
-            path = choose_file(self.folder / "experiments", name, "experiment")
-            content = read_yaml(path)
-            if "experiments" in content:
-                self._entries[name] = parse(Collection, content, path)
-            else:
-                self._entries[name] = parse(ExperimentConfig, content, path)
-        return self._entries[name]
+        path = choose_file(self.folder / "experiments", name, "experiment")
+        content = read_yaml(path)
+        if "experiments" in content:
+            return parse(Collection, content, path)
+        return parse(ExperimentConfig, content, path)
 
     def experiment(self, name: str) -> ExperimentConfig:
         """An experiment that has runs, or a corpus, of its own.
