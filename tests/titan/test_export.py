@@ -76,13 +76,15 @@ def assert_same_logits(found, expected) -> None:
 def test_transformers_computes_the_same(tree, tmp_path, shape, make):
     model = make(shape)
     out = tmp_path / "out"
+    out.mkdir()
+    (out / "export.log").write_text("being written")
     report = export.export_stage(finished(tree, shape, model), out)
     assert report == json.loads((out / "export.json").read_text())
     assert report["max_abs_logit_difference"] < 1e-5
     assert report["probe_tokens_compared"] == report["probe_tokens"] == 4 * 16
     assert report["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     assert_same_logits(load_exported(out), model)
-    written = {path.name for path in out.iterdir()} - {"export.json"}
+    written = {path.name for path in out.iterdir()} - {"export.json", "export.log"}
     assert written == set(report["files"]) >= {"config.json", "generation_config.json", "model.safetensors"}
     assert (EXPERT_BIAS_FILE in written) == (shape is MOE)
 

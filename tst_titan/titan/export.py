@@ -63,7 +63,9 @@ def export_stage(folder: StageFolder, out: Path) -> dict[str, Any]:
         "parameters": parameters,
         **probe.compare(out),
     }
-    report["files"] = {path.name: sha256_of(path) for path in sorted(out.iterdir()) if path.is_file()}
+    # Not the log, which the rule still writes.
+    files = sorted(path for path in out.iterdir() if path.is_file() and path.suffix != ".log")
+    report["files"] = {path.name: sha256_of(path) for path in files}
     write_if_changed(out / "export.json", json.dumps(report, indent=2) + "\n")
     return report
 
