@@ -14,6 +14,7 @@ from tst_titan.errors import EXIT_INTERRUPTED, UserError
 from tst_titan.files import write_atomically
 
 MAX_FAILURES_AT_ONE_STEP = 2
+MAX_STOPS_AT_ONE_STEP = 5
 
 
 class Attempts:
@@ -28,8 +29,14 @@ class Attempts:
         self.history = folder.path / "logs" / "jobs.jsonl"
 
     def read(self) -> dict[str, Any]:
-        """What earlier attempts left: count, failures_at (by step), running (the attempt that goes on, or None)."""
-        empty: dict[str, Any] = {"stage_sha256": None, "count": 0, "failures_at": {}, "running": None}
+        """What earlier attempts left: count, failures_at and stops_at by step, and the one that is running, or None."""
+        empty: dict[str, Any] = {
+            "stage_sha256": None,
+            "count": 0,
+            "failures_at": {},
+            "stops_at": {},
+            "running": None,
+        }
         try:
             return empty | json.loads(self.path.read_text(encoding="utf8"))
         except (FileNotFoundError, json.JSONDecodeError):
@@ -48,23 +55,30 @@ class Attempts:
         """
         state = self._settled()
         step = str(self._newest_step())
-        failures = state["failures_at"].get(step, 0)
-        if failures < MAX_FAILURES_AT_ONE_STEP:
-            return None
-        return (
-            f"{self.folder.path}: training died {failures} times after step {step} without reaching another "
-            f"checkpoint; see logs/ there. After mending the cause: tst-titan train --again {self.folder.path}"
-        )
+        mended = f"After mending the cause: tst-titan train --again {self.folder.path}"
+        if (failures := state["failures_at"].get(step, 0)) >= MAX_FAILURES_AT_ONE_STEP:
+            return (
+                f"{self.folder.path}: training died {failures} times after step {step} without reaching another "
+                f"checkpoint; see logs/ there. {mended}"
+            )
+        if (stops := state["stops_at"].get(step, 0)) >= MAX_STOPS_AT_ONE_STEP:
+            return (
+                f"{self.folder.path}: {stops} jobs were stopped after step {step} before they made another; their "
+                f"time (wall_minutes {self.folder.runtime.wall_minutes}, less stop_seconds) is too short for the start "
+                f"and a step. {mended}"
+            )
+        return None
 
     def begin(self, forced: bool) -> dict[str, Any]:
         """Count a new attempt and return what is known of it.
 
         Raises:
-            UserError: the stage died ``MAX_FAILURES_AT_ONE_STEP`` times after the same checkpoint.
+            UserError: the stage died ``MAX_FAILURES_AT_ONE_STEP`` times after the same checkpoint, or that many jobs
+                were stopped before their first step that none is likely to make one.
         """
         state = self._settled(note=True)
         if forced:
-            state["failures_at"] = {}
+            state |= {"failures_at": {}, "stops_at": {}}
         self._write(state)
         if (reason := self.exhausted()) is not None:
             raise UserError(reason)
@@ -94,14 +108,18 @@ class Attempts:
         if state["running"] is not None:
             self._close(state, None, note)
         if state["stage_sha256"] != self.folder.stage_sha256:
-            state |= {"stage_sha256": self.folder.stage_sha256, "count": 0, "failures_at": {}}
+            state |= {"stage_sha256": self.folder.stage_sha256, "count": 0, "failures_at": {}, "stops_at": {}}
         return state
 
     def _close(self, state: dict[str, Any], status: int | None, note: bool = True) -> None:
         step = self._newest_step()
+        running = state["running"] or {}
         if status not in (0, EXIT_INTERRUPTED):
             state["failures_at"][str(step)] = state["failures_at"].get(str(step), 0) + 1
-        line = (state["running"] or {}) | {"to_step": step, "status": status}
+        elif status and running.get("slurm_job") and running["from_step"] == step:
+            # A person may stop a stage as often as they like.
+            state["stops_at"][str(step)] = state["stops_at"].get(str(step), 0) + 1
+        line = running | {"to_step": step, "status": status}
         state["running"] = None
         if not note:
             return

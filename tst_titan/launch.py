@@ -14,9 +14,9 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tst_titan import tracking
 from tst_titan.attempts import Attempts
@@ -50,24 +50,32 @@ def run(arguments: argparse.Namespace) -> int:
     folder = StageFolder.at(arguments.folder)
     folder.stop_file.unlink(missing_ok=True)
     _turn_signals_into_stops(folder)
+    with arguments.log.open("ab") if arguments.log else nullcontext() as log:
+        try:
+            return _attempt(folder, arguments.again, log)
+        except UserError as error:
+            if log is not None:
+                log.write(f"{error}\n".encode())
+            raise
+
+
+def _attempt(folder: StageFolder, again: bool, log: BinaryIO | None) -> int:
     _check_scratch()
     _wait_for_another_writer(folder)
     attempts = Attempts(folder)
-    attempt = attempts.begin(forced=arguments.again)
+    attempt = attempts.begin(forced=again)
     folder.interrupted_file.unlink(missing_ok=True)
-    with ExitStack() as stack:
-        log = stack.enter_context(arguments.log.open("ab")) if arguments.log else None
-        _say(_introduction(folder, attempt), log)
-        environment = os.environ | folder.runtime.environment | {"PYTHONUNBUFFERED": "1"}
-        environment.setdefault("PYTHONWARNINGS", "ignore")
-        with tracking.beside(folder, environment):
-            status = _train(folder, environment, log)
-        if status in (0, 1) and folder.interrupted_file.exists() and folder.runtime.world_size > 1:
-            # torchrun knows only success and failure.
-            status = EXIT_INTERRUPTED
-        attempts.end(status)
-        if status == EXIT_INTERRUPTED:
-            _say(f"{folder.title}  run the same command again to continue", log)
+    _say(_introduction(folder, attempt), log)
+    environment = os.environ | folder.runtime.environment | {"PYTHONUNBUFFERED": "1"}
+    environment.setdefault("PYTHONWARNINGS", "ignore")
+    with tracking.beside(folder, environment):
+        status = _train(folder, environment, log)
+    if status in (0, 1) and folder.interrupted_file.exists() and folder.runtime.world_size > 1:
+        # torchrun knows only success and failure.
+        status = EXIT_INTERRUPTED
+    attempts.end(status)
+    if status == EXIT_INTERRUPTED:
+        _say(f"{folder.title}  run the same command again to continue", log)
     return status
 
 
@@ -133,7 +141,7 @@ def _on_every_node(folder: StageFolder) -> list[str]:
     return [*srun, "sh", "-c", 'trap "" TERM USR1 INT; exec "$0" "$@"']
 
 
-def _train(folder: StageFolder, environment: dict[str, str], log: Any) -> int:
+def _train(folder: StageFolder, environment: dict[str, str], log: BinaryIO | None) -> int:
     me = os.getpid()
 
     def in_the_child() -> None:
@@ -155,7 +163,7 @@ def _train(folder: StageFolder, environment: dict[str, str], log: Any) -> int:
     return process.wait()
 
 
-def _say(line: str | bytes, log: Any) -> None:
+def _say(line: str | bytes, log: BinaryIO | None) -> None:
     """One line to the terminal, which may be gone, and to the log."""
     content = line if isinstance(line, bytes) else f"{line}\n".encode()
     if log is not None:

@@ -133,6 +133,18 @@ def test_stops_on_request_are_no_failures(stage):
     assert attempts.exhausted() is None and attempts.read()["count"] == 4
 
 
+def test_jobs_that_are_stopped_before_their_first_step_come_to_an_end(stage, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    attempts = Attempts(stage)
+    for _ in range(5):
+        attempts.begin(forced=False)
+        attempts.end(85)
+    with pytest.raises(UserError, match=r"5 jobs were stopped after step 0 .*wall_minutes 120"):
+        attempts.begin(forced=False)
+    _checkpoint(stage, 2)
+    assert attempts.exhausted() is None
+
+
 def test_another_config_starts_with_a_clean_slate(tmp_path):
     tree = Tree(tmp_path)
     for _ in range(2):

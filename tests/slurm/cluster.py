@@ -1,7 +1,7 @@
 """A private Slurm cluster on one machine: own munge key, own ports, own folder; nothing of the system's is touched.
 
-Every daemon runs in the foreground as a child of the test and is ended by its process id. Two nodes share the
-machine's host name and differ by port, so whatever a job starts on "the other node" is a process here.
+Every daemon runs in the foreground as a child of the test, is ended by its process id and dies with the test. Two
+nodes share the machine's host name and differ by port, so what a job starts on "the other node" is a process here.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tst_titan.processes import die_with_parent
 
 CLIENTS = ("sbatch", "srun", "squeue", "scancel", "sinfo", "scontrol")
 SECONDS_TO_START = 60
@@ -195,7 +197,8 @@ class Cluster:
             owner = pwd.getpwnam("munge")
             for path in (folder, key):
                 os.chown(path, owner.pw_uid, owner.pw_gid)
-            command = ["setpriv", "--reuid=munge", "--regid=munge", "--clear-groups", *command]
+            drop = ["setpriv", "--reuid=munge", "--regid=munge", "--clear-groups", "--pdeathsig=KILL"]
+            command = [*drop, *command]
         folder.chmod(0o755)
         self._start("munged", *command)
         deadline = time.monotonic() + SECONDS_TO_START
@@ -220,6 +223,7 @@ class Cluster:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=die_with_parent,
             )
 
 

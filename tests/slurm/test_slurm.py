@@ -15,7 +15,7 @@ from tst_titan.config.stage_folder import StageFolder
 
 pytestmark = pytest.mark.slurm
 
-LONG_BAG, LONG_TOKEN = "bag2-1500", "token-5400"
+LONG_BAG, LONG_TOKEN = "bag2-1000", "token-3600"
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def long_stages(cluster, corpus, tmp_path_factory):
     scales = project.folder / "configs/scales"
     scale = yaml.safe_load((scales / "smoke.yaml").read_text())
     scale["allow_repeat"] = True
-    scale["sizes"] = {"small": {**scale["sizes"]["small"], "steps": {"short": 6000}}}
+    scale["sizes"] = {"small": {**scale["sizes"]["small"], "steps": {"short": 4000}}}
     scale["runtime"] |= {"checkpoint_every": 100, "log_every": 10}
     (scales / "long.yaml").write_text(yaml.safe_dump(scale))
     shutil.copytree(project.folder / "results", project.folder / "calm", copy_function=shutil.copy2)
@@ -103,16 +103,16 @@ def long_stages(cluster, corpus, tmp_path_factory):
 
 def test_a_stopped_job_a_dead_node_and_a_time_limit_change_no_bit(long_stages):
     project, cluster = long_stages, long_stages.cluster
-    # One stage may run for a minute at a time: it needs several jobs. The other is disturbed.
-    project.site(stages={f"*/{LONG_TOKEN}": {"wall_minutes": 1, "partition": "short"}})
+    # One stage may run for three fifths of its time at once: it needs several jobs. The other is disturbed.
+    project.site(stages={f"*/{LONG_TOKEN}": _time_for(project.folder / "calm", 0.6)})
     targets = [f"results/train/long-small/{lineage}/manifest.json" for lineage in (LONG_BAG, LONG_TOKEN)]
     running = project.start(*targets, config=("scale=long",))
     bag = project.folder / "results/train/long-small" / LONG_BAG
 
-    first = until(lambda: last_step(bag) >= 300 and _job_of(cluster, LONG_BAG), "step 300", running)
+    first = until(lambda: last_step(bag) >= 200 and _job_of(cluster, LONG_BAG), "step 200", running)
     cluster.run("scancel", "--signal=USR1", first["id"])
     second = until(lambda: _job_of(cluster, LONG_BAG, but=first["id"]), "a second job", running)
-    until(lambda: last_step(bag) >= 900, "step 900", running)
+    until(lambda: last_step(bag) >= 600, "step 600", running)
     cluster.kill_node(second["nodes"])
     until(lambda: _state_of(cluster, second["id"]) == "NODE_FAIL", "the end of the node's job", running)
     cluster.start_node(second["nodes"])
@@ -120,7 +120,7 @@ def test_a_stopped_job_a_dead_node_and_a_time_limit_change_no_bit(long_stages):
 
     stopped, died, done = jobs_of(bag)
     assert (stopped["status"], died["status"], done["status"]) == (85, None, 0)
-    assert stopped["to_step"] >= 300 and died["from_step"] == stopped["to_step"]
+    assert stopped["to_step"] >= 200 and died["from_step"] == stopped["to_step"]
     token = project.folder / "results/train/long-small" / LONG_TOKEN
     ends = [job["status"] for job in jobs_of(token)]
     assert len(ends) >= 2 and set(ends[:-1]) == {85} and ends[-1] == 0, jobs_of(token)
@@ -202,6 +202,14 @@ def _with_corpus(cluster, corpus, folder):
     project = SlurmProject.make(folder, cluster)
     shutil.copytree(corpus.folder / "results/data", folder / "results/data", copy_function=shutil.copy2)
     return project
+
+
+def _time_for(calm, share):
+    """Wall time in whole minutes, and such last seconds that a stop is asked for after a share of the calm time."""
+    (job,) = jobs_of(calm / "train/long-small" / LONG_TOKEN)
+    seconds = max(round(share * job["seconds"]), 20)
+    minutes = seconds // 60 + 1
+    return {"wall_minutes": minutes, "stop_seconds": 60 * minutes - seconds}
 
 
 def _job_of(cluster, lineage, but=None):
