@@ -1,6 +1,7 @@
 """The conda environments of the rules: what requirements.txt pins, and all that the rules' modules import."""
 
 import ast
+import re
 import subprocess
 import sys
 from importlib.metadata import packages_distributions
@@ -11,18 +12,18 @@ from packaging.utils import canonicalize_name
 
 from tests.workflow.project import REPOSITORY
 
-ENTRIES = {
-    "data": ["tst_titan.data.steps"],
-    "train": ["tst_titan.cli", "tst_titan.titan.train"],
-    "evaluate": [
-        "tst_titan.titan.export",
-        "tst_titan.evaluate.heldout",
-        "tst_titan.evaluate.tasks",
-        "tst_titan.evaluate.local_task",
-        "tst_titan.evaluate.fetch",
-    ],
-    "report": ["tst_titan.compare.__main__", "tst_titan.report.figures", "tst_titan.report.page"],
-}
+# What the launcher of the rule `train` starts.
+STARTED = {"tst_titan.cli": ["tst_titan.titan.train", "tst_titan.tracking"]}
+
+
+def _rules():
+    """(rule, name of its environment, modules that it runs) of every rule that runs the package."""
+    for path in sorted((REPOSITORY / "workflow/rules").glob("*.smk")):
+        for text in path.read_text().split("\nrule ")[1:]:
+            modules = re.findall(r"-m (tst_titan[\w.]*)", text)
+            named = re.search(r'conda:\n +"../../envs/(\w+).yaml"', text)
+            if modules:
+                yield text.split(":")[0], named and named.group(1), modules
 
 
 def _imports(module: str, seen: set[str]) -> set[str]:
@@ -32,7 +33,7 @@ def _imports(module: str, seen: set[str]) -> set[str]:
     seen.add(module)
     path = REPOSITORY / (module.replace(".", "/") + ".py")
     if not path.is_file():
-        path = REPOSITORY / module.replace(".", "/") / "__init__.py"
+        path = REPOSITORY / module.replace(".", "/") / "__main__.py"
     found = set()
     names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
@@ -56,22 +57,16 @@ def test_the_files_are_what_the_pins_give():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("kind", ENTRIES)
-def test_an_environment_has_what_its_rules_import(kind):
+@pytest.mark.parametrize(("rule", "kind", "modules"), _rules(), ids=[rule for rule, _, _ in _rules()])
+def test_a_rule_has_an_environment_with_what_it_imports(rule, kind, modules):
+    assert kind, f"rule {rule} names no environment"
     content = yaml.safe_load((REPOSITORY / f"envs/{kind}.yaml").read_text())
     pins = {canonicalize_name(line.partition("==")[0]) for line in content["dependencies"][-1]["pip"]}
     distributions = packages_distributions()
-    needed = set()
-    for entry in ENTRIES[kind]:
-        needed |= _imports(entry, set())
+    needed, seen = set(), set()
+    for module in [*modules, *(started for name in modules for started in STARTED.get(name, []))]:
+        needed |= _imports(module, seen)
     missing = {
         name for name in needed if not {canonicalize_name(d) for d in distributions.get(name, [])} & pins
     }
     assert not missing, f"envs/{kind}.yaml lacks {missing}"
-
-
-def test_every_rule_that_runs_the_package_names_its_environment():
-    for path in sorted((REPOSITORY / "workflow/rules").glob("*.smk")):
-        for rule in path.read_text().split("\nrule ")[1:]:
-            if '"python' in rule or "exec python" in rule:
-                assert "    conda:\n" in rule, f"{path.name}: rule {rule.split(':')[0]}"

@@ -130,6 +130,8 @@ rule tables:
         html=TABLES + ".html",
     log:
         RESULTS + "/report/logs/tables-{scale}-{table}.log",
+    conda:
+        "../../envs/report.yaml"
     shell:
         "python -m tst_titan.report.published_table {input.comparison} {wildcards.table}"
         " --csv {output.csv} --html {output.html} > {log} 2>&1"
