@@ -63,7 +63,8 @@ def test_a_rule_has_an_environment_with_what_it_imports(rule, kind, modules):
     content = yaml.safe_load((REPOSITORY / f"envs/{kind}.yaml").read_text())
     pins = {canonicalize_name(line.partition("==")[0]) for line in content["dependencies"][-1]["pip"]}
     distributions = packages_distributions()
-    needed, seen = set(), set()
+    needed: set[str] = set()
+    seen: set[str] = set()
     for module in [*modules, *(started for name in modules for started in STARTED.get(name, []))]:
         needed |= _imports(module, seen)
     missing = {
