@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from tst_titan import tracking
 from tst_titan.attempts import Attempts
 from tst_titan.config.stage_folder import StageFolder
-from tst_titan.errors import EXIT_INTERRUPTED, UserError
+from tst_titan.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from tst_titan.lock import writer_of
 from tst_titan.processes import STOP_SIGNALS, die_with_parent, ignore_stop_signals
 
@@ -65,14 +65,18 @@ def _attempt(folder: StageFolder, again: bool, log: BinaryIO | None) -> int:
     attempts = Attempts(folder)
     attempt = attempts.begin(forced=again)
     folder.interrupted_file.unlink(missing_ok=True)
+    folder.refused_file.unlink(missing_ok=True)
     _say(_introduction(folder, attempt), log)
     environment = os.environ | folder.runtime.environment | {"PYTHONUNBUFFERED": "1"}
     environment.setdefault("PYTHONWARNINGS", "ignore")
     with tracking.beside(folder, environment):
         status = _train(folder, environment, log)
+    # torchrun knows only success and failure.
     if status in (0, 1) and folder.interrupted_file.exists() and folder.runtime.world_size > 1:
-        # torchrun knows only success and failure.
         status = EXIT_INTERRUPTED
+    elif status == 1 and folder.refused_file.exists():
+        _say(folder.refused_file.read_text(encoding="utf-8"), log)
+        status = EXIT_USER_ERROR
     attempts.end(status)
     if status == EXIT_INTERRUPTED:
         _say(f"{folder.title}  run the same command again to continue", log)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from math import log
 
 import pytest
@@ -193,6 +194,16 @@ def test_refuses_a_truncated_shard(tmp_path):
     shard.write_bytes(shard.read_bytes()[:-2])
     done = train(tree.stage("token-4"), check=False)
     assert done.returncode == 2 and "truncated" in done.stderr and shard.name in done.stderr
+
+
+def test_the_reason_of_a_refusal_is_the_last_word_of_two_ranks_too(tmp_path):
+    tree = Tree.make(tmp_path, model={**DENSE, "vocab_size": 60}).with_runtime(processes_per_node=2)
+    folder = tree.stage("token-4")
+    done = train(folder, check=False)
+    assert done.returncode == 2 and "vocab_size: found 60" in done.stderr.splitlines()[-1]
+    folder = replace(tree, model=DENSE).stage("token-4")
+    train(folder)
+    assert not folder.refused_file.exists()
 
 
 def test_refuses_too_few_tokens_before_training(tmp_path):

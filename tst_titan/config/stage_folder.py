@@ -71,6 +71,11 @@ class StageFolder:
         return self.path / "logs" / "interrupted"
 
     @property
+    def refused_file(self) -> Path:
+        """What the user can mend, in the words of a trainer that gave up: torchrun buries it under tracebacks."""
+        return self.path / "logs" / "refused"
+
+    @property
     def parent(self) -> StageFolder | None:
         """The stage that this one starts from; None for a root."""
         return StageFolder(self.path.parent, self.results) if "/" in self.lineage else None

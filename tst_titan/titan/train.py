@@ -20,6 +20,7 @@ from typing import Any
 from tst_titan.config.counts import count_parameters
 from tst_titan.config.stage_folder import StageFolder, complete_checkpoints
 from tst_titan.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
+from tst_titan.files import write_atomically
 from tst_titan.lock import sole_writer
 from tst_titan.processes import die_with_parent
 
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _train(folder, started)
     except UserError as error:
         print(error, file=sys.stderr)
+        write_atomically(folder.refused_file, str(error))
         return EXIT_USER_ERROR
 
 
