@@ -8,6 +8,7 @@ from tst_titan.config.project import Project
 from tst_titan.config.published import MODEL_OF_SIZE, SWEPT_STEPS, SWEPT_WEIGHTS
 from tst_titan.config.resolve import Catalog, resolve, stages_of
 from tst_titan.data.config import load_corpus
+from tst_titan.errors import UserError
 from tst_titan.paper import published_sweeps
 
 ROOT = Path(__file__).parents[2]
@@ -141,3 +142,14 @@ def test_the_papers_batches_are_the_published_ones():
     moe = Catalog(ROOT / "configs").scale("paper").sizes["moe"]
     assert moe.sequence_length * moe.batch_sequences == 2**23
     assert round(moe.steps["short"] * moe.tst.bag_fraction) == 12_483
+
+
+def test_the_comparisons_settings_reach_it_and_mistakes_are_told_at_once():
+    from tst_titan.compare import ComparisonSpec
+
+    config = {"scale": "smoke", "experiments": ["figure_3a"], "comparison": {"last_k": 3}}
+    project = Project.open(ROOT, config)
+    spec = ComparisonSpec.from_mapping(project.comparison_spec(project.experiment("figure_3a")))
+    assert spec.options.last_k == 3 and spec.options.confidence == 0.95
+    with pytest.raises(UserError, match=r"comparison.last_k.* found 0"):
+        Project.open(ROOT, {**config, "comparison": {"last_k": 0}})

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tst_titan import paper
+from tst_titan.config.comparison import ComparisonOptions as Options
 from tst_titan.config.load import parse_yaml
 from tst_titan.errors import UserError
+
+__all__ = ["ComparisonSpec", "Options", "PaperReference", "PublishedCell", "RunSpec", "load_spec"]
 
 Kind = Literal["pair", "grid", "lr_sweep", "seeds", "data_bound", "curriculum", "feeding", "transfer"]
 BASELINE = "baseline"
@@ -30,32 +33,6 @@ MATCHED_AXES: dict[str, tuple[str, ...]] = {"lr_sweep": ("lr",), "data_bound": (
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Options(_Strict):
-    """How the numbers are computed; docs/comparison.md explains each."""
-
-    last_k: Annotated[int, Field(ge=1, description="logged steps averaged into the final loss")] = 10
-    smoothing_window: Annotated[int, Field(ge=1, description="logged steps of the local line; odd")] = 11
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    bootstrap_samples: Annotated[int, Field(ge=20)] = 400
-    bootstrap_seed: int = 0
-    curve_points: Annotated[
-        int | None, Field(ge=10, description="points per run in curves.csv; None: by the number of runs")
-    ] = None
-    equal_tolerance: Annotated[
-        float, Field(ge=0, lt=0.5, description="relative gap that still counts as equal")
-    ] = 0.02
-    accuracy: Annotated[
-        Literal["acc_norm_first", "acc"],
-        Field(description="acc_norm where a task has it, else acc; or acc always"),
-    ] = "acc_norm_first"
-
-    @model_validator(mode="after")
-    def _odd_window(self) -> Options:
-        if self.smoothing_window % 2 == 0:
-            raise ValueError(f"smoothing_window ({self.smoothing_window}) must be odd")
-        return self
 
 
 class PublishedCell(_Strict):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from tst_titan.config.comparison import ComparisonOptions
 from tst_titan.config.schema import (
     BagLoss,
     Feeding,
@@ -281,6 +282,7 @@ class ProjectConfig(Strict):
     wandb: Literal["off", "offline", "online"] = "off"
     keep_checkpoints: KeepCheckpoints = Field("all", description="what `snakemake prune` leaves")
     plan: PlanConfig = PlanConfig()
+    comparison: ComparisonOptions = ComparisonOptions()
 
     @field_validator("wandb", mode="before")
     @classmethod

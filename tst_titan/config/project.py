@@ -232,6 +232,7 @@ class Project:
             "paper": {"experiment": paper} if paper else None,
             "metrics": list(experiment.config.metrics),
             "tables": published_tables(experiment.config),
+            "options": self.config.comparison.model_dump(mode="json"),
             "runs": [self._run_spec(experiment, run) for run in experiment.runs],
         }
 
