@@ -12,6 +12,7 @@ from tst_titan.config.experiment import PlanConfig
 from tst_titan.config.load import parse, read_yaml
 from tst_titan.config.plan import BYTES_PER_PARAMETER, Cost, Plan, Share
 from tst_titan.config.project import Project
+from tst_titan.config.resolve import Catalog
 
 HEADINGS = (
     "",
@@ -48,9 +49,11 @@ def run(arguments: argparse.Namespace) -> int:
     """
     config = read_yaml(arguments.configfile)
     config |= {key: value for key in ("scale", "results") if (value := getattr(arguments, key)) is not None}
-    if arguments.targets:
-        config["experiments"] = arguments.targets
-    project = Project.open(Path.cwd(), config, arguments.targets)
+    root = Path.cwd()
+    catalog = Catalog(root / "configs")
+    for word in set(arguments.targets) - set(catalog.targets()):
+        catalog.members(word)  # says what is known
+    project = Project.open(root, config, arguments.targets)
     given = {key: value for key in PlanConfig.model_fields if (value := getattr(arguments, key)) is not None}
     assumed = parse(PlanConfig, project.config.plan.model_dump() | given, "tst-titan plan")
     plan = Plan(project, assumed)
@@ -85,7 +88,7 @@ def _rows_of(share: Share, assumed: PlanConfig) -> list[Sequence[str]]:
     rows = [(share.name, str(share.runs), *_cells(share.shared, assumed, f"{done:,}"))]
     if share.to_do not in (share.shared, Cost()):
         rows.append(("  to do", "", *_cells(share.to_do, assumed, "")))
-    if share.alone != share.shared:
+    if share.alone.flops > share.shared.flops * (1 + 1e-9):
         rows.append(("  without sharing", "", *_cells(share.alone, assumed, "")))
     return list(rows)
 
@@ -107,9 +110,7 @@ def _saving(total: Share) -> str:
     if not total.shared.flops or total.alone.flops <= total.shared.flops:
         return ""
     saved = 1 - total.shared.flops / total.alone.flops
-    return (
-        f"Sharing stages saves {saved:.1%} of the FLOPs of training every run of every experiment by itself."
-    )
+    return f"Sharing stages saves {saved:.1%} of the FLOPs of training every run by itself."
 
 
 def _checkpoints(plan: Plan) -> str:

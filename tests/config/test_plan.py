@@ -82,7 +82,8 @@ def test_experiments_share_the_baseline_and_the_total_counts_it_once(root):
     # token-90, decay-100, token-162, decay-180: the first two are the sweep's baseline as well.
     assert (lengths.shared.steps, lengths.alone.steps) == (90 + 10 + 72 + 18, 100 + 180)
     assert plan.total.shared.steps == sweep.shared.steps + 72 + 18
-    assert plan.total.alone.steps == sweep.alone.steps + lengths.alone.steps
+    # Five runs, the baseline of 100 steps once.
+    assert plan.total.alone.steps == sweep.alone.steps + 180
     assert plan.total.runs == 5
 
 
@@ -163,7 +164,7 @@ def test_the_command_prints_a_table_and_json(root, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["figure_44"], ["unknown experiment 'figure_44'", "lengths, sweep"]),
+        (["lengths", "figure_44"], ["unknown experiment 'figure_44'", "lengths, sweep"]),
         (["--scale", "huge"], ["unknown scale 'huge'"]),
         (["--mfu", "40"], ["mfu", "40"]),
     ],
@@ -177,3 +178,12 @@ def test_mistakes_are_told(root, capsys, arguments, words):
 def test_an_unknown_experiment_in_the_config_is_refused(root):
     with pytest.raises(UserError, match="unknown experiment"):
         plan_of(root, "swoop")
+
+
+def test_the_readme_shows_what_the_command_prints(monkeypatch, capsys):
+    repository = Path(__file__).parents[2]
+    monkeypatch.chdir(repository)
+    assert cli.main(["plan", "figure_4", "figure_5", "--scale", "paper", "--results", "none"]) == 0
+    readme = (repository / "README.md").read_text()
+    missing = [line for line in capsys.readouterr().out.splitlines() if line.strip() not in readme]
+    assert not missing, 'paste what `make plan TARGET="figure_4 figure_5" SCALE=paper` prints into README.md'

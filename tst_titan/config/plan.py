@@ -172,9 +172,8 @@ class Plan:
 
     @cached_property
     def total(self) -> Share:
-        """All experiments together: what they share is counted once, in ``alone`` once for every run of each."""
-        whole = self._share("total", self.project.wanted())
-        return replace(whole, alone=sum((share.alone for share in self.experiments), Cost()))
+        """All experiments together: every stage once, and in ``alone`` every distinct run once."""
+        return self._share("total", self.project.wanted())
 
     def _share(self, name: str, experiments: list[Experiment]) -> Share:
         stages = stages_of(experiments)
