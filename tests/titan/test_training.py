@@ -39,6 +39,19 @@ def test_the_bag_loss_starts_near_ln_v(chain):
     assert 0.9 * log(VOCABULARY) < first < 1.2 * log(VOCABULARY)
 
 
+@pytest.mark.parametrize("model", [DENSE, MOE], ids=["dense", "moe"])
+def test_bfloat16_stays_near_float32_in_both_phases(tmp_path, model):
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        tree = Tree.make(tmp_path, model=model, recipe=precision).with_runtime(loss_chunks=2)
+        folders = [tree.stage(lineage, precision=precision) for lineage in ("bag4-3", "bag4-3/token-5")]
+        for folder in folders:
+            train(folder)
+        found[precision] = losses(folders[0]) | losses(folders[1])
+    assert found["bfloat16"] == pytest.approx(found["float32"], rel=0.003)
+    assert found["bfloat16"] != found["float32"]
+
+
 def test_mfu_counts_latents_in_both_phases(tmp_path):
     peak = 2e-6  # of a machine that makes 2 million FLOPs a second: the ratios come out large
     tree = Tree.make(tmp_path).with_runtime(peak_tflops=peak)
