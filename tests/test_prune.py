@@ -76,6 +76,16 @@ def finished(tree):
     return tree
 
 
+def planned(*folders):
+    """The stages of a call, with their ancestors."""
+    found = {}
+    for folder in folders:
+        while folder is not None:
+            found[folder.lineage] = Stage("test", folder.lineage, folder.stage, folder.runtime)
+            folder = folder.parent
+    return found
+
+
 FINALS = {"token-8/decay-10": [10], "token-8/token-12/decay-14": [14], "bag2-4/decay-6": [6]}
 
 
@@ -159,7 +169,7 @@ def test_the_command_says_what_it_removes_and_a_dry_run_removes_nothing(
 def test_a_new_stage_of_a_pruned_parent_is_refused_with_the_way_back(finished):
     left(finished, "final")
     new = finished.stage("bag2-4/decay-7")
-    stages = {"x": Stage("test", new.lineage, new.stage, new.runtime)}
+    stages = planned(new)
     with pytest.raises(UserError) as error:
         check_parents(stages, finished.results)
     words = (
@@ -173,7 +183,7 @@ def test_a_new_stage_of_a_pruned_parent_is_refused_with_the_way_back(finished):
     with pytest.raises(UserError, match="was pruned on"):
         new.parent_manifest()
     # A finished stage needs its parent no more, and a parent that will be trained again has no checkpoint to miss.
-    check_parents({"x": Stage("test", "bag2-4/decay-6", new.stage, new.runtime)}, finished.results)
+    check_parents(planned(finished.stage("bag2-4/decay-6")), finished.results)
     finished.stage("bag2-4", optimizer={"learning_rate": 0.5})
     check_parents(stages, finished.results)
 
@@ -183,7 +193,7 @@ def test_a_parent_whose_corpus_changed_is_trained_again_anyway(finished):
     new = finished.stage("bag2-4/decay-7")
     data = json.loads(new.data_manifest.read_text())
     new.data_manifest.write_text(json.dumps({**data, "identity": "f" * 64}))
-    check_parents({"x": Stage("test", new.lineage, new.stage, new.runtime)}, finished.results)
+    check_parents(planned(new), finished.results)
 
 
 def test_a_restoration_that_was_killed_before_its_end_puts_the_first_manifest_back(finished, capsys):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -99,8 +100,18 @@ class Pruning:
     def folders(self) -> Mapping[Path, StageFolder]:
         """All rendered stages by path."""
         root = self.results.resolve() / "train"
-        found = sorted(path.parent for path in root.glob("*/**/stage.yaml"))
-        return {path: StageFolder(path, root.parent) for path in found}
+        found = {}
+        for path, folders, files in os.walk(root):
+            # Checkpoints of many ranks are many files, and no stage lies below them.
+            folders[:] = sorted(set(folders) - {"checkpoint", "logs"})
+            if "stage.yaml" in files:
+                found[Path(path)] = StageFolder(Path(path), root.parent)
+        return found
+
+    @cached_property
+    def finished(self) -> set[Path]:
+        """Paths of the stages that are finished."""
+        return finished_among(self.folders.values())
 
     @cached_property
     def children(self) -> Mapping[Path, tuple[StageFolder, ...]]:
@@ -135,7 +146,7 @@ class Pruning:
         """Why a checkpoint stays, None if nothing needs it."""
         if writer_of(folder) is not None:
             return "the stage is being trained"
-        if not folder.is_finished():
+        if folder.path not in self.finished:
             return "the stage is not finished"
         manifest = folder.manifest()
         if checkpoint.parent.name != manifest["identity"][:12]:
@@ -145,7 +156,7 @@ class Pruning:
         if checkpoint != folder.path / manifest["checkpoint"]:
             return None
         children = self.children[folder.path]
-        unfinished = [child for child in children if not child.is_finished()]
+        unfinished = [child for child in children if child.path not in self.finished]
         if folder.path in self.final:
             return f"final model of {self.final[folder.path]}"
         if unfinished:
@@ -199,21 +210,41 @@ class Pruning:
         return "\n".join(lines)
 
 
+def finished_among(folders: Iterable[StageFolder]) -> set[Path]:
+    """Paths of the stages that, with all before them, have the results of their present configs.
+
+    Args:
+        folders: with the ancestors of each.
+    """
+    found: set[Path] = set()
+    for folder in sorted(folders, key=lambda folder: len(folder.path.parts)):
+        if folder.parent is not None and folder.parent.path not in found:
+            continue
+        try:
+            if folder.has_result_of(folder.stage_sha256):
+                found.add(folder.path)
+        except FileNotFoundError:
+            continue
+    return found
+
+
 def check_parents(stages: Mapping[str, Stage], results: Path) -> None:
     """Refuse to start where a stage that is to be trained starts from a checkpoint that is gone.
 
     Raises:
         UserError: names the stage, its parent's checkpoint, and how to get it back.
     """
-    for stage in stages.values():
-        folder = StageFolder(results.resolve() / "train" / stage.path, results.resolve())
+    root = results.resolve()
+    folders = {path: StageFolder(root / "train" / stage.path, root) for path, stage in stages.items()}
+    finished = finished_among(folders.values())
+    for path, folder in folders.items():
         parent = folder.parent
-        if parent is None or not parent.is_finished() or folder.is_finished() or _has_new_data(parent):
+        if parent is None or parent.path not in finished or folder.path in finished or _has_new_data(parent):
             continue
         try:
             parent.last_checkpoint(parent.manifest())
         except UserError as error:
-            raise UserError(f"stage {stage.path} is to be trained, but {error}") from None
+            raise UserError(f"stage {stages[path].path} is to be trained, but {error}") from None
 
 
 def _has_new_data(folder: StageFolder) -> bool:
