@@ -14,9 +14,9 @@ from torchtitan.protocols.model_spec import ModelSpec
 class ExpertLoad:
     """Keeps the expert counts of the latest step, before torchtitan's balancing hook clears them."""
 
-    def __init__(self, model_parts: list[nn.Module], group: dist.ProcessGroup | None):
+    def __init__(self, model_parts: list[nn.Module], groups: list[dist.ProcessGroup]):
         self.model_parts = model_parts
-        self.group = group
+        self.groups = groups
         self.counts: torch.Tensor | None = None
 
     @classmethod
@@ -25,8 +25,10 @@ class ExpertLoad:
         build = spec.post_optimizer_build_fn
 
         def build_and_count(optimizers: Any, model_parts: list[nn.Module], parallel_dims: Any) -> None:
-            mesh = parallel_dims.get_optional_mesh("loss")
-            load = cls(model_parts, None if mesh is None else mesh.get_group())
+            # The ranks whose counts torchtitan's balancing adds up, too.
+            spread = parallel_dims.ep_enabled and parallel_dims.tp > 1
+            meshes = [parallel_dims.get_optional_mesh(name) for name in (["tp"] if spread else []) + ["loss"]]
+            load = cls(model_parts, [mesh.get_group() for mesh in meshes if mesh is not None])
             optimizers.register_step_pre_hook(load.record)
             optimizers.expert_load = load
             if build is not None:
@@ -50,7 +52,7 @@ class ExpertLoad:
         if self.counts is None:
             return None
         counts = self.counts.clone()
-        if self.group is not None:
-            dist.all_reduce(counts, group=self.group)
+        for group in self.groups:
+            dist.all_reduce(counts, group=group)
         shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
         return [[round(value, 6) for value in layer] for layer in shares.tolist()]
