@@ -38,3 +38,6 @@ for _target, _members in TARGETS.items():
         input:
             [] if ONLY_ASKED else results_of(_members),
         localrule: True
+
+
+refuse_unknown_targets()

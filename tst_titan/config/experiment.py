@@ -278,6 +278,9 @@ class ProjectConfig(Strict):
     experiments: tuple[str, ...] = Field(
         description="names of files in configs/experiments, for the default target"
     )
+    seeds: PositiveInt | None = Field(
+        None, description="make every run over this many seeds, whatever experiments and scale say"
+    )
     results: str = Field("results", description="folder for everything that is produced")
     wandb: Literal["off", "offline", "online"] = "off"
     keep_checkpoints: KeepCheckpoints = Field("all", description="what `snakemake prune` leaves")

@@ -74,7 +74,7 @@ def choose_file(folder: Path, name: str, kind: str) -> Path:
         return path
     known = sorted(p.stem for p in folder.glob("*.yaml"))
     raise UserError(
-        f"unknown {kind} {name!r}{_did_you_mean(name, known)}; {folder} has: {', '.join(known) or 'none'}"
+        f"unknown {kind} {name!r}{did_you_mean(name, known)}; {folder} has: {', '.join(known) or 'none'}"
     )
 
 
@@ -101,7 +101,8 @@ def dump(config: BaseModel) -> str:
     return to_yaml(config.model_dump(mode="json"))
 
 
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the nearest of the known names; empty where none is near."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
@@ -112,7 +113,7 @@ def _describe(model: type[BaseModel], problem: Any) -> str:
     key = ".".join(keys) or "(whole file)"
     if problem["type"] == "extra_forbidden":
         known = _fields_at(model, keys[:-1])
-        return f"unknown key {key}{_did_you_mean(keys[-1], known)}; valid keys here: {', '.join(known)}"
+        return f"unknown key {key}{did_you_mean(keys[-1], known)}; valid keys here: {', '.join(known)}"
     if problem["type"] == "missing":
         return f"missing key {key}"
     message = problem["msg"].removeprefix("Value error, ")

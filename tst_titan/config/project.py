@@ -94,7 +94,7 @@ class Project:
         """A resolved experiment, with this project's W&B mode and this site's nodes in its run-time configs."""
         key = (name, scale or self.scale_name)
         if key not in self._experiments:
-            experiment = resolve(self.catalog, *key)
+            experiment = resolve(self.catalog, *key, self.config.seeds)
             runs = tuple(self._as_run_here(run, key[1]) for run in experiment.runs)
             self._experiments[key] = replace(experiment, runs=runs)
         return self._experiments[key]

@@ -166,8 +166,11 @@ class Catalog:
         return {name: self.members(owners.get(name, name)) for name in (*self.experiments(), *owners)}
 
 
-def resolve(catalog: Catalog, experiment_name: str, scale_name: str) -> Experiment:
+def resolve(catalog: Catalog, experiment_name: str, scale_name: str, seeds: int | None = None) -> Experiment:
     """All runs of one experiment at one scale.
+
+    Args:
+        seeds: number of seeds, instead of the experiment's and the scale's.
 
     Raises:
         UserError: an unknown name, a size or length that the scale lacks, or an inconsistent run.
@@ -176,7 +179,7 @@ def resolve(catalog: Catalog, experiment_name: str, scale_name: str) -> Experime
     scale = catalog.scale(scale_name)
     models: dict[str, ModelConfig] = {name: catalog.model(size.model) for name, size in scale.sizes.items()}
     drafter = Drafter(scale, scale_name, experiment.size, models)
-    seeds = min(experiment.seeds, scale.grid.seeds or experiment.seeds)
+    seeds = seeds or min(experiment.seeds, scale.grid.seeds or experiment.seeds)
     drafts = []
     for name, spec in all_runs(experiment, scale.grid):
         where = f"configs/experiments/{experiment_name}.yaml: run {name} at scale {scale_name}"

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from tst_titan.cluster.resources import NAMES, resources, scratch_folder
+from tst_titan.config.load import did_you_mean
 from tst_titan.config.project import EVALUATIONS, Project
 from tst_titan.errors import UserError
 from tst_titan.prune import Pruning, check_parents
@@ -46,6 +47,23 @@ if not workflow.is_main_process:
 
 RESULTS = PROJECT.results
 SCALE = PROJECT.scale_name
+
+
+def refuse_unknown_targets():
+    """A mistyped experiment is told with the known ones; paths are Snakemake's own business.
+
+    The command line is read by Snakemake's own parser: it has no targets to show while the rules are read.
+    """
+    from snakemake.cli import get_argument_parser
+
+    if not workflow.is_main_process:
+        return
+    asked, _ = get_argument_parser().parse_known_args(sys.argv[1:])
+    known = sorted({rule.name for rule in workflow.rules} | set(TARGETS))
+    for word in asked.targets or []:
+        if word not in known and "/" not in word and not Path(word).exists():
+            text = f"unknown target {word!r}{did_you_mean(word, known)}; experiments and tables: "
+            raise WorkflowError(text + ", ".join(sorted(TARGETS)))
 
 
 # Targets by name, with the experiments that each is about.
