@@ -182,3 +182,12 @@ def test_transfer_counts_the_token_steps_that_a_bag_step_replaces(tmp_path: Path
     expected = (36000 * (50 / 36) ** (1 / 37) - 14000) / 6000
     assert inside.published is not None and inside.published.number == pytest.approx(expected, rel=1e-3)
     assert re.search(r"A bag step of inside .* replaces 3\.[45]\d token steps", texts(comparison, "result"))
+
+
+def test_a_wanted_metric_that_no_run_has_is_a_grid_of_gaps_with_the_reason(tmp_path: Path) -> None:
+    runs = [baseline(tmp_path, 2000, 0.001), tst(tmp_path, 2000, 3000, noise=0.001)]
+    comparison = make("grid", runs, metrics=["average_accuracy", "accuracy"])
+    (grid,) = comparison.grids
+    assert grid.metric == "average_accuracy" and not grid.cells[0].value.exists
+    assert grid.cells[0].value.reason == "not evaluated: the experiment asks for none"
+    assert "No average accuracy of any run: not evaluated" in texts(comparison, "gap")

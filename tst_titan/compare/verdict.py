@@ -71,7 +71,7 @@ def make_verdict(
     found += [Sentence("result", text) for text in _transfer_results(transfer, naming)]
     found += [Sentence("reproduction", text) for text in _reproduction(spec, runs, pairs, grids, naming)]
     found += [Sentence("warning", text) for text in _warnings(runs, naming)]
-    found += [Sentence("gap", text) for text in _gaps(runs)]
+    found += [Sentence("gap", text) for text in (*_empty_grids(grids), *_gaps(runs))]
     return list(dict.fromkeys(found))
 
 
@@ -347,6 +347,14 @@ def _entry(run: RunData, *keys: str) -> str:
     for key in keys:
         found = found.get(key) if isinstance(found, dict) else None
     return str(found)
+
+
+def _empty_grids(grids: Sequence[Grid]) -> Iterator[str]:
+    """Metrics that the experiment is about and no run has."""
+    for metric in dict.fromkeys(grid.metric for grid in grids):
+        values = [cell.value for grid in grids if grid.metric == metric for cell in grid.cells]
+        if values and not any(value.exists for value in values):
+            yield f"No {_METRIC_WORDS.get(metric, metric)} of any run: {values[0].reason}."
 
 
 def _gaps(runs: Sequence[RunData]) -> Iterator[str]:

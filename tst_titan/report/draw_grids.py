@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,11 @@ def _lines(metric: str, grids: Sequence[dict[str, Any]], folder: Path) -> Panel:
 
 
 def _our_lines(axes: Axes, grid: dict[str, Any], looks: dict[str, Look]) -> None:
-    """One line a bag size; cells that have a bag loss only are left out."""
+    """One line a bag size; cells that have a bag loss only are left out. Why there is no cell at all is written out."""
+    reasons = {cell["value"]["reason"] for cell in grid["cells"] if cell["value"]["value"] is None}
+    if grid["cells"] and not any(cell["value"]["value"] is not None for cell in grid["cells"]):
+        text = textwrap.fill("not measured: " + "; ".join(sorted(reasons)), 44)
+        axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=MUTED, fontsize=8)
     baseline = grid["baseline"]
     if baseline is not None and baseline["value"] is not None:
         axes.axhline(baseline["value"], color=BASELINES[0], linewidth=1.0, linestyle="--")

@@ -88,7 +88,7 @@ def _ours(
         run["name"]: run
         for run in content["runs"]
         if run["group"] == table["group"]
-        and (run["role"] == "baseline" or run["axes"]["weighting"] == table["weighting"])
+        and (run["role"] == "baseline" or run["axes"].get("weighting", "uniform") == table["weighting"])
     }
     found: dict[Place, tuple[dict[str, Any], bool, tuple[str, ...]]] = {}
     for run in runs.values():
@@ -113,7 +113,9 @@ def _ours(
             continue
         for cell in grid["cells"]:
             place = (cell["bag_size"], cell["bag_fraction"])
-            found[place] = (cell["value"], cell["bag_loss_only"], tuple(cell["runs"]))
+            bag_loss = cell["bag_loss_only"] and metric == "final_loss"
+            if cell["value"]["value"] is not None:
+                found[place] = (cell["value"], bag_loss, tuple(cell["runs"]))
         if grid["baseline"] is not None:
             found[(1.0, 0.0)] = (grid["baseline"], False, found[(1.0, 0.0)][2])
     return found

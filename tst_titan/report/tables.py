@@ -151,6 +151,7 @@ def grid_tables(experiment: Experiment) -> list[dict[str, Any]]:
                 "paper": sorted(
                     {s for c in grid["cells"] if c["published"] for s in c["published"]["sources"]}
                 ),
+                "gaps": sorted({c["value"]["reason"] for c in grid["cells"] if c["value"]["value"] is None}),
             }
         )
     return tables
