@@ -60,7 +60,7 @@ def finished(tree: Tree, shape: dict, model: torch.nn.Module) -> StageFolder:
 
     folder = Tree(tree.results, model=shape, recipe="written").stage("token-3")
     save(model.state_dict(), checkpoint_id=str(folder.path / CHECKPOINT), no_dist=True)
-    folder.write_manifest({"checkpoint": CHECKPOINT, "identity": "0123456789ab"})
+    folder.write_manifest({"checkpoint": CHECKPOINT, "identity": "0123456789ab", "stage_device_hours": 0.0})
     return folder
 
 
