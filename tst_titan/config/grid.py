@@ -54,7 +54,7 @@ def _grid_runs(
             name = "-".join([*_prefix(group, run, several), *what_sets_apart(run)])
             if name not in seen:
                 seen.add(name)
-                yield name, run
+                yield name, run.model_copy(update={"label": label_of(run, group)})
 
 
 def _group_runs(group: GroupSpec, grid: GridSpec, limits: GridLimits) -> Iterator[RunSpec]:
@@ -98,3 +98,18 @@ def what_sets_apart(run: RunSpec) -> list[str]:
     parts += [f"r{bag.bag_fraction:g}"] if bag.bag_fraction is not None else []
     parts += [bag.weights] if isinstance(bag.weights, str) and bag.weights != "uniform" else []
     return parts + ([bag.sides] if bag.sides != "full" else [])
+
+
+def label_of(run: RunSpec, group: GroupSpec) -> str:
+    """``s = 4, r = 0.3, power``: the same for people; unique in the group."""
+    parts = []
+    if run.bags:
+        bag = run.bags[0]
+        parts += [f"s = {bag.bag_size}" if bag.bag_size else "TST"]
+        parts += [f"r = {bag.bag_fraction:g}"] if bag.bag_fraction is not None else []
+        parts += [str(bag.weights)] if bag.weights != "uniform" else []
+        parts += [bag.sides.replace("_", " ")] if bag.sides != "full" else []
+    else:
+        parts += ["baseline"] + ([run.length.replace("_", " ")] if run.length != group.length else [])
+    parts += [f"{run.learning_rate_times:g} x learning rate"] if run.learning_rate_times != 1 else []
+    return ", ".join(parts + ([f"{run.epochs:g} epochs"] if run.epochs is not None else []))

@@ -157,12 +157,21 @@ def as_html(content: dict[str, Any], name: str, cells: Sequence[Entry]) -> str:
         table=table,
         name=name,
         source=f"{paper.SOURCE_SHORT}, table {table['number']}" if table["number"] else None,
+        theirs=_theirs(table["number"]),
         baseline=_shown(baseline),
         fractions=[f"{fraction:g}" for fraction in fractions],
         rows=rows,
         reasons=list(reasons),
         counts=(ours, sum(cell.published is not None for cell in swept)),
     )
+
+
+def _theirs(number: int | None) -> str:
+    """The paper's model and length of a table."""
+    if number is None:
+        return ""
+    first = paper.published_sweeps(table=number).iloc[0]
+    return f"{first['model']}, {first['total_steps']:,} steps"
 
 
 def _shown(cell: Entry | None) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tst_titan.paper import SEVEN_TASKS
+from tst_titan.paper import SEVEN_TASKS, SOURCE_SHORT
 from tst_titan.report.read import Experiment
 from tst_titan.report.text import (
     GAP,
@@ -93,9 +93,9 @@ def run_table(experiment: Experiment) -> Table:
         cells = [_bag_size_cell(run) if name == "bag_size" else _cell(run, name, reasons) for name in metrics]
         rows.append(Row("run", head, (run["manifest"],), cells, run["name"]))
         if run["published"]:
-            sources = sorted({source for number in run["published"].values() for source in number["sources"]})
             cells = [_published_cell(run, name) for name in metrics]
-            rows.append(Row("published", "the paper's, at its size", tuple(sources), cells, run["name"]))
+            sources = _published_sources(run, metrics)
+            rows.append(Row("published", "the paper's, at its size", sources, cells, run["name"]))
     heads = ["Bag size" if name == "bag_size" else _HEADS.get(name, metric_name(name)) for name in metrics]
     return Table(heads, rows, reasons, _methods(runs, metrics))
 
@@ -171,6 +171,14 @@ def _metrics(runs: Sequence[dict[str, Any]]) -> list[str]:
         *losses,
         *(m for m in ("average_accuracy", *ordered, "mmlu") if m in found),
     ]
+
+
+def _published_sources(run: dict[str, Any], metrics: Sequence[str]) -> tuple[str, ...]:
+    """Where the paper's numbers of a row are from, the paper named once: "arXiv ..., table 4", "table 8"."""
+    shown = [number for name, number in run["published"].items() if name in metrics]
+    sources = list(dict.fromkeys(source for number in shown for source in number["sources"]))
+    first = sources[:1]
+    return tuple(first + [source.removeprefix(f"{SOURCE_SHORT}, ") for source in sources[1:]])
 
 
 def _says_more(runs: Sequence[dict[str, Any]], metric: str) -> bool:
