@@ -54,6 +54,15 @@ class SlurmProject:
             kinds[kind] |= change
         (self.folder / "configs/site.yaml").write_text(yaml.safe_dump({"kinds": kinds, **sections}))
 
+    def scale(self, name: str, of_size: dict[str, Any], **changes: Any) -> None:
+        """Write a scale like smoke in which every size is the changed small one; its recipe is ``<name>-small``."""
+        folder = self.folder / "configs/scales"
+        content = yaml.safe_load((folder / "smoke.yaml").read_text())
+        small = {**content["sizes"]["small"], "trunks": None, **of_size}
+        content["sizes"] = dict.fromkeys(("small", "medium", "large", "moe"), small)
+        content["runtime"] |= changes.pop("runtime", {})
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content | changes, sort_keys=False))
+
     def start(self, *arguments: str, config: tuple[str, ...] = ("scale=smoke",)) -> Running:
         """Start snakemake as a person would, in a process group of its own (a terminal's foreground)."""
         path = f"{self.cluster.folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 import torch
-import yaml
 
 from tests.slurm.runs import SlurmProject, curve, jobs_of, last_step, until
 from tests.stages import final_tensors
@@ -89,12 +88,8 @@ def test_two_nodes_give_the_losses_of_one(project):
 def long_stages(cluster, corpus, tmp_path_factory):
     """A project with stages of up to a minute, and the same ones trained without any disturbance."""
     project = _with_corpus(cluster, corpus, tmp_path_factory.mktemp("long") / "project")
-    scales = project.folder / "configs/scales"
-    scale = yaml.safe_load((scales / "smoke.yaml").read_text())
-    scale["allow_repeat"] = True
-    scale["sizes"] = {"small": {**scale["sizes"]["small"], "steps": {"short": 4000}}}
-    scale["runtime"] |= {"checkpoint_every": 100, "log_every": 10}
-    (scales / "long.yaml").write_text(yaml.safe_dump(scale))
+    often = {"checkpoint_every": 100, "log_every": 10}
+    project.scale("long", {"steps": {"short": 4000}}, allow_repeat=True, runtime=often)
     shutil.copytree(project.folder / "results", project.folder / "calm", copy_function=shutil.copy2)
     targets = [f"calm/train/long-small/{lineage}/manifest.json" for lineage in (LONG_BAG, LONG_TOKEN)]
     project.copy.run(*targets, config=("scale=long", "results=calm"))
@@ -152,17 +147,14 @@ def test_ctrl_c_cancels_the_jobs(long_stages):
 
 
 def test_a_failing_job_says_why_on_the_terminal_and_is_not_trained_a_third_time(project):
-    scale = yaml.safe_load((project.folder / "configs/scales/smoke.yaml").read_text())
-    scale["sizes"]["small"] |= {"learning_rate": 1e30, "warmup_steps": 0}
-    scale["max_gradient_norm"] = 1e9
-    (project.folder / "configs/scales/nan.yaml").write_text(yaml.safe_dump(scale))
+    project.scale("diverging", {"learning_rate": 1e30, "warmup_steps": 0}, max_gradient_norm=1e9)
     running = project.start(
-        "results/train/nan-small/bag2-5/manifest.json", "--retries", "2", config=("scale=nan",)
+        "results/train/diverging-small/bag2-5/manifest.json", "--retries", "2", config=("scale=diverging",)
     )
     assert running.wait() != 0
     assert "not finite" in running.text and "Try a lower learning rate" in running.text
     assert "training died 2 times after step 0" in running.text and "--again" in running.text
-    assert len(jobs_of(project.folder / "results/train/nan-small/bag2-5")) == 2
+    assert len(jobs_of(project.folder / "results/train/diverging-small/bag2-5")) == 2
 
 
 @pytest.mark.parametrize(
