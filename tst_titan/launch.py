@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--again", action="store_true", help="try once more after repeated failures at one step"
     )
-    parser.add_argument("--log", type=Path, help="append what training prints to this file, too")
+    parser.add_argument("--log", type=Path, help="write what training prints to this file as well")
     parser.set_defaults(run=run)
 
 
@@ -50,36 +50,55 @@ def run(arguments: argparse.Namespace) -> int:
     folder = StageFolder.at(arguments.folder)
     folder.stop_file.unlink(missing_ok=True)
     _turn_signals_into_stops(folder)
-    with arguments.log.open("ab") if arguments.log else nullcontext() as log:
-        try:
-            return _attempt(folder, arguments.again, log)
-        except UserError as error:
-            if log is not None:
-                log.write(f"{error}\n".encode())
-            raise
+    logs = Logs.of(folder, arguments.log)
+    try:
+        return _attempt(folder, arguments.again, logs)
+    except UserError as error:
+        logs.write(f"{error}\n".encode())
+        raise
 
 
-def _attempt(folder: StageFolder, again: bool, log: BinaryIO | None) -> int:
+@dataclass(frozen=True)
+class Logs:
+    """Where the output of a stage goes besides the terminal: the stage's own log, and the caller's."""
+
+    files: tuple[BinaryIO, ...]
+
+    @classmethod
+    def of(cls, folder: StageFolder, other: Path | None) -> Logs:
+        """The stage's ``logs/train.log`` keeps all attempts; Snakemake deletes the log that it knows before a retry."""
+        own = folder.path / "logs" / "train.log"
+        own.parent.mkdir(parents=True, exist_ok=True)
+        return cls((own.open("ab"), *([other.open("wb")] if other else [])))
+
+    def write(self, content: bytes) -> None:
+        """Write at once, so that whoever reads along sees it."""
+        for file in self.files:
+            file.write(content)
+            file.flush()
+
+
+def _attempt(folder: StageFolder, again: bool, logs: Logs) -> int:
     _check_scratch()
     _wait_for_another_writer(folder)
     attempts = Attempts(folder)
     attempt = attempts.begin(forced=again)
     folder.interrupted_file.unlink(missing_ok=True)
     folder.refused_file.unlink(missing_ok=True)
-    _say(_introduction(folder, attempt), log)
+    _say(_introduction(folder, attempt), logs)
     environment = os.environ | folder.runtime.environment | {"PYTHONUNBUFFERED": "1"}
     environment.setdefault("PYTHONWARNINGS", "ignore")
     with tracking.beside(folder, environment):
-        status = _train(folder, environment, log)
+        status = _train(folder, environment, logs)
     # torchrun knows only success and failure.
     if status in (0, 1) and folder.interrupted_file.exists() and folder.runtime.world_size > 1:
         status = EXIT_INTERRUPTED
     elif status == 1 and folder.refused_file.exists():
-        _say(folder.refused_file.read_text(encoding="utf-8"), log)
+        _say(folder.refused_file.read_text(encoding="utf-8"), logs)
         status = EXIT_USER_ERROR
     attempts.end(status)
     if status == EXIT_INTERRUPTED:
-        _say(f"{folder.title}  run the same command again to continue", log)
+        _say(f"{folder.title}  run the same command again to continue", logs)
     return status
 
 
@@ -145,34 +164,30 @@ def _on_every_node(folder: StageFolder) -> list[str]:
     return [*srun, "sh", "-c", 'trap "" TERM USR1 INT; exec "$0" "$@"']
 
 
-def _train(folder: StageFolder, environment: dict[str, str], log: BinaryIO | None) -> int:
+def _train(folder: StageFolder, environment: dict[str, str], logs: Logs) -> int:
     me = os.getpid()
 
     def in_the_child() -> None:
         die_with_parent(me)
         ignore_stop_signals()
 
-    pipe = None if log is None else subprocess.PIPE
     process = subprocess.Popen(
         command(folder),
         env=environment,
-        stdout=pipe,
-        stderr=None if log is None else subprocess.STDOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         preexec_fn=in_the_child,
     )
-    if log is not None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            _say(line, log)
+    assert process.stdout is not None
+    for line in process.stdout:
+        _say(line, logs)
     return process.wait()
 
 
-def _say(line: str | bytes, log: BinaryIO | None) -> None:
-    """One line to the terminal, which may be gone, and to the log."""
+def _say(line: str | bytes, logs: Logs) -> None:
+    """One line to the terminal, which may be gone, and to the logs."""
     content = line if isinstance(line, bytes) else f"{line}\n".encode()
-    if log is not None:
-        log.write(content)
-        log.flush()
+    logs.write(content)
     try:
         sys.stderr.buffer.write(content)
         sys.stderr.flush()

@@ -72,7 +72,8 @@ def test_a_scratch_folder_that_is_missing_is_refused_before_training(tmp_path):
         text=True,
     )
     assert done.returncode == 2 and "/proc/nothing" in done.stderr and "key scratch" in done.stderr
-    assert not (folder.path / "logs").exists()
+    assert not (folder.path / "logs/attempts.json").exists()
+    assert "key scratch" in (folder.path / "logs/train.log").read_text()
 
 
 @pytest.mark.slow

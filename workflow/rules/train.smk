@@ -16,7 +16,8 @@ rule train:
         # Checkpoints lie beside it, undeclared: Snakemake deletes the declared outputs of a failed job.
         RESULTS + "/train/{recipe}/{lineage}/manifest.json",
     log:
-        RESULTS + "/train/{recipe}/{lineage}/logs/train.log",
+        # Of the last attempt; train.log beside it has all.
+        RESULTS + "/train/{recipe}/{lineage}/logs/attempt.log",
     benchmark:
         RESULTS + "/train/{recipe}/{lineage}/logs/benchmark.tsv"
     conda:
