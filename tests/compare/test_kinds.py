@@ -191,3 +191,10 @@ def test_a_wanted_metric_that_no_run_has_is_a_grid_of_gaps_with_the_reason(tmp_p
     assert grid.metric == "average_accuracy" and not grid.cells[0].value.exists
     assert grid.cells[0].value.reason == "not evaluated: the experiment asks for none"
     assert "No average accuracy of any run: not evaluated" in texts(comparison, "gap")
+
+
+def test_published_numbers_of_what_was_not_measured_are_said_to_be_out_of_reach(tmp_path: Path) -> None:
+    paper = {"model": "270M", "total_steps": 20000, "bag_weighting": "uniform"}
+    runs = [baseline(tmp_path, 2000, 0.001, paper=paper), tst(tmp_path, 2000, 3000, noise=0.001, paper=paper)]
+    comparison = make("grid", runs, metrics=["average_accuracy"], paper={"experiment": "figure_5"})
+    assert "What the paper's figure 5 shows was not measured here" in texts(comparison, "reproduction")

@@ -311,6 +311,9 @@ def _reproduction(
         yield text
     if spec.paper is not None and not said:
         name = spec.paper.experiment.replace("_", " ")
+        if any(run.published for run in runs):
+            yield f"What the paper's {name} shows was not measured here, or not at its bag sizes and bag fractions."
+            return
         yield f"The paper gives no numbers for {name} that these runs could be held against."
 
 
