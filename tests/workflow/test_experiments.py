@@ -69,3 +69,10 @@ def test_an_unknown_target_lists_the_known_ones(project, target, words):
     done = project.snakemake("-n", target)
     text = done.stdout + done.stderr
     assert done.returncode != 0 and all(word in text for word in words), text
+
+
+def test_on_one_machine_a_stage_has_the_gpu_to_itself(project):
+    """Two stages side by side would share its memory and spoil each other's times."""
+    text = project.run("-n", "figure_3a", config=("scale=gpu",)).stdout
+    trained = [job for job in text.split("\nrule ") if job.startswith("train:")]
+    assert trained and all("threads: 2" in job for job in trained), text

@@ -109,8 +109,14 @@ def stage_request(recipe, lineage, attempt):
 
 
 def stage_cores(wildcards, attempt):
-    """Cores of a stage's job on each node."""
-    return stage_request(wildcards.recipe, wildcards.lineage, attempt).cpus
+    """Cores of a stage's job on each node.
+
+    On one machine nobody hands out GPUs: a stage that wants some takes all cores, so that it has them to itself.
+    """
+    request = stage_request(wildcards.recipe, wildcards.lineage, attempt)
+    if request.gpus and workflow.is_main_process and not workflow.non_local_exec:
+        return workflow.cores
+    return request.cpus
 
 
 def stage_asks():
