@@ -14,9 +14,14 @@ from tst_titan.data.work import load_done
 
 REPOSITORY = Path(__file__).parents[2]
 SNAKEFILE = f"""
+from functools import cache
 from pathlib import Path
 ROOT = Path(workflow.basedir)
 RESULTS = "results"
+def cores(kind):
+    return 1
+def asks(kind, **computed):
+    return computed
 from tst_titan.data.config import load_corpus, render_steps
 if workflow.is_main_process:
     for name in ("small", "spread"):

@@ -25,9 +25,11 @@ def projects(tmp_path_factory):
     first = ProjectCopy.make(tmp_path_factory.mktemp("undisturbed"))
     path = first.folder / "configs/scales/smoke.yaml"
     scale = yaml.safe_load(path.read_text())
-    scale["sizes"] = {"small": {**scale["sizes"]["small"], "steps": {"short": 200}}}
+    small = {**scale["sizes"]["small"], "steps": {"short": 200}}
+    scale["sizes"] = {"small": small, "large": small}
     scale["runtime"] = {**scale["runtime"], "checkpoint_every": 20}
-    path.write_text(yaml.safe_dump(scale))
+    # Sizes that are equal share their runs, under the first one's name.
+    path.write_text(yaml.safe_dump(scale, sort_keys=False))
     manifests = [f"results/train/smoke-small/{stage}/manifest.json" for stage in STAGES]
     first.run(*manifests)
     second = first.folder.parent / "disturbed"
