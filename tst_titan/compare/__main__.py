@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from tst_titan.compare import compare, load_spec, write_comparison
-from tst_titan.errors import UserError
+from tst_titan.errors import EXIT_USER_ERROR, UserError
 
 
 def main() -> int:
@@ -21,7 +21,7 @@ def main() -> int:
         write_comparison(comparison, arguments.out)
     except UserError as error:
         print(error, file=sys.stderr)
-        return 2
+        return EXIT_USER_ERROR
     print(comparison.text())
     return 0
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from tst_titan import paper
-from tst_titan.errors import UserError
+from tst_titan.errors import EXIT_USER_ERROR, UserError
 from tst_titan.paper.advice import CELL_NOISE, Recommendation, make_target, parse_count, recommend
 from tst_titan.paper.fit import FEATURES, REFERENCE, cell_noise, fit, held_out
 from tst_titan.paper.observations import (
@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(parser.parse_args(argv))
     except UserError as error:
         print(error, file=sys.stderr)
-        return 2
+        return EXIT_USER_ERROR
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from tst_titan.errors import UserError
+from tst_titan.errors import EXIT_USER_ERROR, UserError
 from tst_titan.files import write_atomically
 from tst_titan.report.draw_corpus import draw_mutual_information
 from tst_titan.report.draw_curves import draw_curves
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return EXIT_USER_ERROR
     print(f"{arguments.out}: {len(panels)} figures ({', '.join(panel.name for panel in panels)})")
     return 0
 

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tst_titan.errors import UserError
+from tst_titan.errors import EXIT_USER_ERROR, UserError
 from tst_titan.files import write_atomically
 from tst_titan.paper import SOURCE
 from tst_titan.report.chart_data import as_script, chart_data
@@ -261,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_page(sources, arguments.out)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return EXIT_USER_ERROR
     print(arguments.out)
     return 0
 

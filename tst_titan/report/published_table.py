@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tst_titan import paper
-from tst_titan.errors import UserError
+from tst_titan.errors import EXIT_USER_ERROR, UserError
 from tst_titan.files import write_atomically
 from tst_titan.report.read import read_json
 from tst_titan.report.text import GAP, cell_note, metric_name, number_text, value_text
@@ -204,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_atomically(arguments.html, as_html(content, arguments.table, cells))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return EXIT_USER_ERROR
     return 0
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tst_titan.compare.table import table_text
-from tst_titan.errors import UserError
+from tst_titan.errors import EXIT_USER_ERROR, UserError
 from tst_titan.report.read import Experiment, read_experiment
 
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(summary(arguments.folders, arguments.report))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return EXIT_USER_ERROR
     return 0
 
 
