@@ -111,14 +111,16 @@ def _write_stage(
         "start_step": start, "end_step": end, "identity": f"identity-{folder}", "stage_sha256": digest,
         "parent_identity": parent, "data_identity": shape.data_identity,
         **totals, **{f"stage_{key}": value for key, value in own.items()},
-        "stage_wall_seconds": own["seconds"] + 5, "gpu_hours": 0.0, "world_size": shape.world_size,
+        "stage_wall_seconds": own["seconds"] + 5, "stage_device_hours": 0.0, "device_hours": 0.0,
+        "position": 0, "world_size": shape.world_size,
         "peak_memory_gib": 1.0, "final_loss": lines[-1]["loss"],
         "final_loss_mean": float(np.mean([line["loss"] for line in lines[-10:]])), "final_loss_mean_of": 10,
         "parameters": {"total": shape.parameters, "active": shape.parameters, "non_embedding": 1},
         "flops_per_latent": shape.flops_per_latent,
         "epochs_read": totals["data_tokens"] / (shape.corpus_tokens or 10**12), "unique_data_tokens": unique,
         "checkpoint": f"checkpoint/abc/step-{end}", "attempts": 1, "versions": {}, "git_commit": "0",
-        "git_dirty": False, "machine": {"host": "h", "device": shape.device, "cpus": 2}, "finished": "2026-01-01",
+        "git_dirty": False, "machine": {"host": "h", "device": shape.device, "accelerators": 0, "cpus": 2},
+        "finished": "2026-01-01",
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return manifest

@@ -9,10 +9,13 @@ import sys
 import time
 from dataclasses import replace
 from math import log
+from pathlib import Path
 
 import pytest
 import torch
 
+from tests.compare import fake_stages
+from tests.report import stages as report_stages
 from tests.stages import DENSE, MOE, Tree, final_tensors, losses, train
 
 VOCABULARY = 64
@@ -75,6 +78,18 @@ def test_the_manifest_adds_up(chain):
     assert token["parent_identity"] == bag["identity"]
     assert token["position"] == (6 * 4 + 8) * 16
     assert token["seconds"] == pytest.approx(bag["stage_seconds"] + token["stage_seconds"])
+
+
+def test_what_comparison_and_report_are_tested_on_has_a_real_manifests_keys(chain, tmp_path):
+    real = chain[1].manifest()
+    fake = fake_stages.write_run(tmp_path, [("token", 1, 4)], lambda step, phase, size: 3.0)
+    drawn = report_stages.write_run(
+        tmp_path, "r", report_stages.segments(10), report_stages.Curve(3.0, 0.1, 1)
+    )
+    for folder in (fake[0], drawn[0]):
+        made = json.loads((Path(folder) / "manifest.json").read_text())
+        assert made.keys() == real.keys()
+        assert made["machine"].keys() == real["machine"].keys()
 
 
 def test_keys_are_the_same_in_both_phases_and_moments_cross_the_switch(chain, tree):

@@ -160,10 +160,11 @@ def _inside(
 ) -> AtBudget:
     """The longer run's curve at the shorter run's whole budget."""
     longer, shorter = (reference, run) if ratio > 1 else (run, reference)
+    read, done = ("the reference", "the run") if longer is reference else ("the run", "the reference")
     position = shorter.total(column)
     found = loss_at(longer.curve, column, position, options.smoothing_window)
     if found is None:
-        reason = f"{longer.name} has no token loss at {position:.4g} {what}"
+        reason = f"{read} has no token loss at {position:.4g} {what}"
         gap = missing(reason, LOSS_UNIT, metrics_sources(longer))
         own, other = run.metrics["final_loss"], reference.metrics["final_loss"]
         losses = (gap, own) if longer is reference else (other, gap)
@@ -172,8 +173,8 @@ def _inside(
         found, options.confidence, metrics_sources(longer), f"logged steps up to {position:.4g} {what}"
     )
     note = (
-        f"{longer.name} is read inside its curve at {position:.4g} {what}, where it has not finished its "
-        f"decay; {shorter.name} has, so the comparison favours {shorter.name}"
+        f"{read} is read inside its curve at {position:.4g} {what}, where it has not finished its decay; "
+        f"{done} has, so the comparison favours {done}"
     )
     final = shorter.metrics["final_loss"]
     if longer is reference:

@@ -114,7 +114,7 @@ def _manifest(path: str) -> dict[str, Any]:
 def _facts(stage: dict[str, Any], manifest: dict[str, Any], with_config: bool) -> StageFacts:
     """One row of the stage table."""
     config = Path(stage["directory"]) / "stage.yaml"
-    hours = manifest.get("gpu_hours")
+    hours = manifest.get("stage_device_hours")
     parameters = (manifest.get("parameters") or {}).get("total")
     memory = manifest.get("peak_memory_gib")
     return StageFacts(
