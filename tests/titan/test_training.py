@@ -84,7 +84,7 @@ def test_what_comparison_and_report_are_tested_on_has_a_real_manifests_keys(chai
     real = chain[1].manifest()
     fake = fake_stages.write_run(tmp_path, [("token", 1, 4)], lambda step, phase, size: 3.0)
     drawn = report_stages.write_run(
-        tmp_path, "r", report_stages.segments(10), report_stages.Curve(3.0, 0.1, 1)
+        tmp_path, "r", report_stages.segments(100 * report_stages.LOG_EVERY), report_stages.Curve(3.0, 0.1, 1)
     )
     for folder in (fake[0], drawn[0]):
         made = json.loads((Path(folder) / "manifest.json").read_text())
