@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -109,37 +109,49 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def _describe(model: type[BaseModel], problem: Any) -> str:
     """One sentence for one pydantic error."""
-    keys = [str(part) for part in problem["loc"]]
-    key = ".".join(keys) or "(whole file)"
+    location = tuple(problem["loc"])
+    key = ".".join(map(str, location)) or "(whole file)"
     if problem["type"] == "extra_forbidden":
-        known = _fields_at(model, keys[:-1])
-        return f"unknown key {key}{did_you_mean(keys[-1], known)}; valid keys here: {', '.join(known)}"
+        known = _fields_at(model, location[:-1])
+        return (
+            f"unknown key {key}{did_you_mean(str(location[-1]), known)}; valid keys here: {', '.join(known)}"
+        )
     if problem["type"] == "missing":
         return f"missing key {key}"
     message = problem["msg"].removeprefix("Value error, ")
     found = problem["input"]
     # A whole-model error speaks of several keys and quotes their values itself.
-    shown = "" if isinstance(found, dict) else f" found {found!r}:"
+    shown = "" if isinstance(found, dict) else f" found {_short(found)}:"
     return f"key {key}:{shown} {message}"
 
 
-def _fields_at(model: type[BaseModel], keys: list[str]) -> list[str]:
-    """Names of the fields of the (possibly nested) model that ``keys`` lead to."""
-    current: Any = model
-    for key in keys:
-        fields = getattr(current, "model_fields", {})
-        if key not in fields:
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """Names of the fields that are valid at a place; ``location`` is pydantic's, with indices and tags of unions."""
+    models = [model]
+    for part in location:
+        tagged = [each for each in models if part in _tags(each)]
+        if tagged:
+            models = tagged
             continue
-        current = _model_in(fields[key].annotation) or current
-    return list(getattr(current, "model_fields", {}))
+        fields = [each.model_fields[part] for each in models if part in each.model_fields]
+        if fields:  # else an index, or a name that is the user's own
+            models = [inner for field in fields for inner in _models_in(field.annotation)]
+    return list(dict.fromkeys(name for each in models for name in each.model_fields))
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The first pydantic model inside an annotation such as ``dict[str, RunSpec] | None``."""
+def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    """Values of ``kind`` that choose this model in a union."""
+    field = model.model_fields.get("kind")
+    return get_args(field.annotation) if field else ()
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that an annotation may hold, such as ``dict[str, RunSpec] | None``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _model_in(argument)
-        if found is not None:
-            return found
-    return None
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]

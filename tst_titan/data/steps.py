@@ -15,7 +15,7 @@ from typing import Any
 from tst_titan.data import documents, publish, tokenizer, tokens
 from tst_titan.data.stages import Part
 from tst_titan.data.work import Done, prune
-from tst_titan.errors import UserError
+from tst_titan.errors import EXIT_USER_ERROR, UserError
 from tst_titan.files import write_atomically
 
 SHARED_STEPS: dict[str, Callable[[Path, int, Part], Done | None]] = {
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         print(message, file=sys.stderr)
         if not sys.stdout.isatty() or not sys.stderr.isatty():
             print(message, flush=True)
-        return 2
+        return EXIT_USER_ERROR
     return 0
 
 
