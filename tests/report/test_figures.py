@@ -21,6 +21,7 @@ from tests.report.conftest import Site, figures_folder
 from tst_titan.data.mutual_information import Row, fit_power_law
 from tst_titan.paper import published_runs, published_sweeps
 from tst_titan.report import draw_curves, figures
+from tst_titan.report.draw_corpus import draw_mutual_information
 from tst_titan.report.draw_grids import paper_grid
 from tst_titan.report.draw_results import draw_accuracy, draw_seeds
 from tst_titan.report.draw_sweeps import draw_sweeps, draw_transfer
@@ -246,11 +247,26 @@ def test_mutual_information_is_drawn_beside_the_papers_law(
     assert "3.70 to" not in panel["alt"] and "3.200 to 1.220 nats" in panel["alt"]
     assert "1.2 + 2 d^(-1)" in panel["alt"] and "the paper's 3.63 + 1.35 d^(-1.25)" in panel["alt"]
     assert "(0.012)" in panel["caption"]
+    assert "differ by +0.25, more than two" in panel["caption"] and "another exponent" in panel["caption"]
     frame = pd.read_csv(out / "mutual_information.csv")
     assert frame["grassberger"].tolist() == [row.grassberger for row in rows]
     source.write_text(json.dumps({**content, "fits": {}}))
     assert figures.main(arguments) == 2
     assert "fits has no 'grassberger'" in capsys.readouterr().err
+
+
+def test_the_papers_exponent_is_recognised_within_the_fits_error(tmp_path: Path) -> None:
+    noise = 0.02 * np.random.default_rng(0).standard_normal(100)
+    values = [0.1 + 2 * d**-1.25 + noise[d - 1] for d in range(1, 101)]
+    rows = [Row(d, 9_000, 900, value, value, value) for d, value in enumerate(values, 1)]
+    content = {
+        "corpus": "packages", "vocab_size": 1024, "tokens_sampled": 3_000_000, "unit": "nats",
+        "estimator": "grassberger", "table": [asdict(row) for row in rows], "shuffled": {"grassberger": 0.012},
+        "fits": {"grassberger": asdict(fit_power_law(rows))},
+    }  # fmt: skip
+    (tmp_path / "mi.json").write_text(json.dumps(content))
+    panel = draw_mutual_information(tmp_path / "mi.json", tmp_path)
+    assert "the paper's as d^(-1.25)" in panel.caption and panel.caption.endswith(": reproduced.")
 
 
 def test_another_process_draws_the_same_bytes(site: Site, tmp_path: Path) -> None:

@@ -261,7 +261,9 @@ def _transfer_results(transfer: Sequence[Worth], naming: Naming) -> Iterator[str
         return
     for item in transfer:
         worth = item.token_steps_per_bag_step
-        where = f"{naming.of(item.run)} (s = {item.bag_size:g}, r = {item.bag_fraction:g})"
+        where, cell = naming.of(item.run), f"s = {item.bag_size:g}, r = {item.bag_fraction:g}"
+        if cell not in where:
+            where += f" ({cell})"
         if worth.value is None:
             yield f"What a bag step of {where} is worth cannot be read off: {worth.reason}."
             continue

@@ -46,6 +46,7 @@ def draw_mutual_information(path: Path, folder: Path) -> Panel:
     """
     found = read_mutual_information(path)
     estimator = found["estimator"]
+    title = estimator.capitalize()
     table = pd.DataFrame(found["table"])
     distances = table["distance"].to_numpy(float)
     fit = found["fits"][estimator]
@@ -54,9 +55,7 @@ def draw_mutual_information(path: Path, folder: Path) -> Panel:
     figure, axes = plt.subplots(figsize=(7.2, 4.2))
     axes.plot(distances, table["plug_in"], "^", color=SERIES[1], markerfacecolor="none", markersize=3.5,
               label="plug-in estimate")  # fmt: skip
-    axes.plot(
-        distances, table[estimator], "o", color=SERIES[0], markersize=3.5, label=f"{estimator} estimate"
-    )
+    axes.plot(distances, table[estimator], "o", color=SERIES[0], markersize=3.5, label=f"{title} estimate")
     x = np.geomspace(distances.min(), distances.max(), 200)
     axes.plot(x, _law(x, fit), color=INK, linewidth=1.2, label=f"fit: {_formula(fit)}")
     axes.plot(x, _law(x, theirs), color=MUTED, linestyle="--", label=f"the paper's: {_formula(theirs)}")
@@ -65,7 +64,7 @@ def draw_mutual_information(path: Path, folder: Path) -> Panel:
         color=SERIES[0],
         linewidth=0.9,
         linestyle=":",
-        label=f"{estimator}, shuffled pairs (truth: 0)",
+        label=f"{title}, shuffled pairs (truth: 0)",
     )
     axes.set_xscale("log")
     axes.set_xlabel("Distance d, tokens")
@@ -75,10 +74,10 @@ def draw_mutual_information(path: Path, folder: Path) -> Panel:
     made = save_panel(
         figure, folder, "mutual_information", "Mutual information against distance",
         f"Mutual information of two tokens d apart in corpus {found['corpus']} ({size}). The plug-in estimate is too "
-        f"high for small samples; the {estimator} "
+        f"high for small samples; the {title} "
         f"estimate corrects for that, and what it still shows for shuffled pairs ({left_over:.3f}) is the bias left in "
         "it. The power law is fitted to it. The paper's law is of its own corpus and tokenizer: its size need not "
-        "agree, its shape should.",
+        f"agree, its shape should. {_verdict(fit, theirs)}",
         f"Points over distances {distances.min():g} to {distances.max():g}: {estimator} estimate from "
         f"{table[estimator].iloc[0]:.3f} to {table[estimator].iloc[-1]:.3f} {found['unit']}; fitted law "
         f"{_formula(fit)}; the paper's {_formula(theirs)}.",
@@ -86,6 +85,21 @@ def draw_mutual_information(path: Path, folder: Path) -> Panel:
     )  # fmt: skip
     plt.close(figure)
     return made
+
+
+def _verdict(fit: dict[str, float], theirs: dict[str, float]) -> str:
+    """Whether the fall with distance is the paper's: the exponents, and the error that the fit leaves."""
+    gap, error = fit["k"] - theirs["k"], fit["k_stderr"]
+    text = (
+        f"Ours falls as d^({fit['k']:.2f}), the paper's as d^({theirs['k']:.2f}); "
+        f"the fit leaves {fit['rms_residual']:.3f} nats a point. The exponents differ by {gap:+.2f}, "
+    )
+    if abs(gap) <= 2 * error:
+        return text + f"within two of the fit's standard errors ({error:.2f}): reproduced."
+    return (
+        text
+        + f"more than two of the fit's standard errors ({error:.2f}): a power law too, with another exponent."
+    )
 
 
 def _law(distance: np.ndarray, fit: dict[str, float]) -> np.ndarray:
