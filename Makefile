@@ -33,7 +33,7 @@ plan: $(READY)
 		$(if $(PEAK),--peak-tflops $(PEAK)) $(if $(JSON),--json)
 
 test: $(READY)
-	$(RUN) python -m pytest -n $(CORES) --dist loadfile
+	$(RUN) python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 
 test-slurm: $(READY)
 	$(RUN) python -m pytest -m slurm tests/slurm
