@@ -11,6 +11,8 @@ pytestmark = pytest.mark.slow
 
 SUBMIT = Path(__file__).with_name("submit.sh")
 GENERIC = ["--executor", "cluster-generic", "--cluster-generic-submit-cmd", str(SUBMIT), "--jobs", "2"]
+# The default of ten seconds would be most of the test.
+GENERIC += ["--seconds-between-status-checks", "1"]
 
 
 def test_the_demo_runs_through_a_generic_cluster(tmp_path):
