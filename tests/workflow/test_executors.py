@@ -10,8 +10,8 @@ from tests.workflow.project import ProjectCopy
 pytestmark = pytest.mark.slow
 
 SUBMIT = Path(__file__).with_name("submit.sh")
+# It asks every second: at the default of ten, waiting would be half of the test.
 GENERIC = ["--executor", "cluster-generic", "--cluster-generic-submit-cmd", str(SUBMIT), "--jobs", "2"]
-# The default of ten seconds would be most of the test.
 GENERIC += ["--seconds-between-status-checks", "1"]
 
 

@@ -12,7 +12,7 @@ from tst_titan.attempts import Attempts
 from tst_titan.cluster.site import JobRequest, Kind, SiteConfig
 from tst_titan.config.counts import count_parameters
 from tst_titan.config.experiment import ProjectConfig, ScaleConfig
-from tst_titan.config.load import choose_file, read_yaml, to_yaml
+from tst_titan.config.load import read_yaml, to_yaml
 from tst_titan.config.published import published_cell, published_experiment, published_tables
 from tst_titan.config.resolve import Catalog, Experiment, Run, Stage, render, resolve, stages_of
 from tst_titan.config.stage_folder import StageFolder
@@ -120,7 +120,7 @@ class Project:
         names = {stage.config.data.corpus for stage in self.stages.values()}
         names |= {self.corpus_measured(experiment) for experiment in self.wanted() if not experiment.runs}
         folder = self.root / "configs" / "corpora"
-        return {name: load_corpus(choose_file(folder, name, "corpus")) for name in sorted(names)}
+        return {name: load_corpus(folder / f"{name}.yaml") for name in sorted(names)}
 
     def corpus_measured(self, experiment: Experiment) -> str:
         """The corpus of an experiment without runs, in this call's scale.

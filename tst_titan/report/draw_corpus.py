@@ -95,11 +95,8 @@ def _verdict(fit: dict[str, float], theirs: dict[str, float]) -> str:
         f"the fit leaves {fit['rms_residual']:.3f} nats a point. The exponents differ by {gap:+.2f}, "
     )
     if abs(gap) <= 2 * error:
-        return text + f"within two of the fit's standard errors ({error:.2f}): reproduced."
-    return (
-        text
-        + f"more than two of the fit's standard errors ({error:.2f}): a power law too, with another exponent."
-    )
+        return f"{text}within two of the fit's standard errors ({error:.2f}): reproduced."
+    return f"{text}more than two of the fit's standard errors ({error:.2f}): a power law too, with another exponent."
 
 
 def _law(distance: np.ndarray, fit: dict[str, float]) -> np.ndarray:

@@ -58,8 +58,8 @@ class StageTrainer(Trainer):
         """Run the stage's steps."""
         if dist.get_world_size() == 1:
             # torchtitan ends by sleeping two seconds for other ranks, a fifth of the whole of a stage at scale smoke.
-            alone: Any = SimpleNamespace(perf_counter=time.perf_counter, sleep=lambda seconds: None)
-            torchtitan_trainer.time = alone
+            without_sleep: Any = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})
+            torchtitan_trainer.time = without_sleep
         super().train()
 
     def batch_generator(self, data_iterable: Iterable[Any]) -> Iterator[Any]:
