@@ -19,9 +19,9 @@ from typing import Any
 from tests.corpus import write_corpus
 from tst_titan.config.load import dump, load
 from tst_titan.config.schema import ModelConfig, RuntimeConfig, StageConfig
-from tst_titan.config.stage_folder import StageFolder
 from tst_titan.files import write_if_changed
 from tst_titan.titan import cpu
+from tst_titan.tree.folder import StageFolder
 
 DEVICE_TYPE = cpu.prepare()
 

@@ -12,8 +12,8 @@ from typing import Any
 from tests.corpus import write_corpus
 from tst_titan.config.load import dump
 from tst_titan.config.schema import StageConfig
-from tst_titan.config.stage_folder import StageFolder
 from tst_titan.files import write_if_changed
+from tst_titan.tree.folder import StageFolder
 
 DENSE = {
     "family": "llama3",

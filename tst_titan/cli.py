@@ -24,7 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _add_commands(commands: argparse._SubParsersAction, words: list[str]) -> None:
-    from tst_titan import launch, plan, prune, restore, status
+    from tst_titan import plan
+    from tst_titan.run import launch, prune, restore, status
 
     launch.add_arguments(commands.add_parser("train", help="train one stage of the tree, all its processes"))
     plan.add_arguments(

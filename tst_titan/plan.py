@@ -10,9 +10,9 @@ from pathlib import Path
 
 from tst_titan.config.experiment import PlanConfig
 from tst_titan.config.load import parse, read_yaml
-from tst_titan.config.plan import BYTES_PER_PARAMETER, Cost, Plan, Share
-from tst_titan.config.project import Project
-from tst_titan.config.resolve import Catalog
+from tst_titan.tree.plan import BYTES_PER_PARAMETER, Cost, Plan, Share
+from tst_titan.tree.project import Project
+from tst_titan.tree.resolve import Catalog
 
 HEADINGS = (
     "",

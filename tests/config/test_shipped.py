@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from tst_titan.config.project import Project
-from tst_titan.config.published import MODEL_OF_SIZE, SWEPT_STEPS, SWEPT_WEIGHTS
-from tst_titan.config.resolve import Catalog, resolve, stages_of
+from tst_titan.compare.published import MODEL_OF_SIZE, SWEPT_STEPS, SWEPT_WEIGHTS
 from tst_titan.data.config import load_corpus
 from tst_titan.errors import UserError
 from tst_titan.paper import published_sweeps
+from tst_titan.tree.project import Project
+from tst_titan.tree.resolve import Catalog, resolve, stages_of
 
 ROOT = Path(__file__).parents[2]
 SCALES = sorted(path.stem for path in (ROOT / "configs/scales").glob("*.yaml"))

@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tst_titan.processes import die_with_parent
+from tst_titan.run.processes import die_with_parent
 
 CLIENTS = ("sbatch", "srun", "squeue", "scancel", "sinfo", "scontrol")
 SECONDS_TO_START = 60

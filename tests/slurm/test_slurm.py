@@ -10,7 +10,7 @@ import torch
 from tests.slurm.runs import SlurmProject, curve, jobs_of, last_step, until
 from tests.stages import final_tensors
 from tests.workflow.project import ProjectCopy
-from tst_titan.config.stage_folder import StageFolder
+from tst_titan.tree.folder import StageFolder
 
 pytestmark = pytest.mark.slurm
 

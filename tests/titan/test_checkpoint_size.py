@@ -3,9 +3,9 @@
 import pytest
 
 from tests.stages import DENSE, MOE, Tree, final_tensors, train
-from tst_titan.config.plan import checkpoint_bytes, checkpoints_kept
-from tst_titan.config.resolve import Stage
-from tst_titan.config.stage_folder import complete_checkpoints
+from tst_titan.tree.folder import complete_checkpoints
+from tst_titan.tree.plan import checkpoint_bytes, checkpoints_kept
+from tst_titan.tree.resolve import Stage
 
 pytestmark = pytest.mark.slow
 

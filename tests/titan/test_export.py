@@ -12,12 +12,12 @@ from tests.evaluate.test_local_task import short_definition
 from tests.stages import DENSE, MOE, Tree, train
 from tst_titan.config.experiment import EvaluationConfig
 from tst_titan.config.schema import ModelConfig
-from tst_titan.config.stage_folder import StageFolder
 from tst_titan.data.shards import TokenStream
 from tst_titan.errors import UserError
 from tst_titan.evaluate import heldout, local_task, tasks
 from tst_titan.exported import EXPERT_BIAS_FILE, load_exported
 from tst_titan.titan import cpu
+from tst_titan.tree.folder import StageFolder
 
 cpu.prepare()
 

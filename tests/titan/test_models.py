@@ -10,10 +10,10 @@ from torch.nn.attention import SDPBackend
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.stages import DENSE, MOE
-from tst_titan.config.counts import count_parameters, flops_per_latent
 from tst_titan.config.load import load
 from tst_titan.config.schema import ModelConfig
 from tst_titan.errors import UserError
+from tst_titan.models.counts import count_parameters, flops_per_latent
 from tst_titan.titan import cpu
 
 cpu.prepare()

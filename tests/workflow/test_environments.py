@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from tests.workflow.project import REPOSITORY
 
 # What the launcher of the rule `train` starts.
-STARTED = {"tst_titan.cli": ["tst_titan.titan.train", "tst_titan.tracking"]}
+STARTED = {"tst_titan.cli": ["tst_titan.titan.train", "tst_titan.run.tracking"]}
 
 
 def _rules():

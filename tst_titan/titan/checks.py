@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from tst_titan.config.parallel import check_parallel
-from tst_titan.config.stage_folder import StageFolder
 from tst_titan.data.lanes import check_enough
 from tst_titan.data.manifest import DataManifest
 from tst_titan.data.shards import verify_shards
 from tst_titan.errors import UserError
+from tst_titan.tree.folder import StageFolder
 
 
 def check_job(folder: StageFolder) -> DataManifest:

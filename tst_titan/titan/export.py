@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from tst_titan.config.schema import ModelConfig
-from tst_titan.config.stage_folder import StageFolder
 from tst_titan.data.manifest import DataManifest, load_manifest
 from tst_titan.data.shards import TokenStream, sha256_of
 from tst_titan.errors import EXIT_USER_ERROR, UserError
@@ -23,6 +22,7 @@ from tst_titan.exported import EXPERT_BIAS_FILE, EXPERT_BIAS_KEY
 from tst_titan.files import write_if_changed
 from tst_titan.titan import cpu
 from tst_titan.titan.probe import Probe, expert_biases
+from tst_titan.tree.folder import StageFolder
 
 MAX_SHARD_BYTES = 5 * 10**9  # the size that transformers writes too
 PROBE_SEQUENCES = 4

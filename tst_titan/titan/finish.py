@@ -12,8 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tst_titan.config.counts import count_parameters
 from tst_titan.data.manifest import DataManifest
+from tst_titan.models.counts import count_parameters
 from tst_titan.titan import cpu
 from tst_titan.titan.job import Job
 from tst_titan.titan.loader import open_lanes

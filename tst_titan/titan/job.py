@@ -20,10 +20,9 @@ from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
 from torchtitan.protocols.model_spec import ModelSpec
 from torchtitan.tools.utils import get_peak_flops
 
-from tst_titan.config.counts import flops_per_latent
 from tst_titan.config.parallel import data_parallel_ranks
 from tst_titan.config.schema import RuntimeConfig, StageConfig
-from tst_titan.config.stage_folder import StageFolder
+from tst_titan.models.counts import flops_per_latent
 from tst_titan.superposition import MutualInformationLaw, expected_initial_loss, target_weights
 from tst_titan.titan import cpu
 from tst_titan.titan.checkpoints import StageCheckpoints
@@ -37,6 +36,7 @@ from tst_titan.titan.models import build_model_spec
 from tst_titan.titan.schedule import scheduler_config
 from tst_titan.titan.tokenizer import NoTokenizer
 from tst_titan.titan.trainer import StageTrainer
+from tst_titan.tree.folder import StageFolder
 
 
 @dataclass(frozen=True)

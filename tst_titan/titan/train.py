@@ -17,12 +17,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from tst_titan.config.counts import count_parameters
-from tst_titan.config.stage_folder import StageFolder, complete_checkpoints
 from tst_titan.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from tst_titan.files import write_atomically
-from tst_titan.lock import sole_writer
-from tst_titan.processes import die_with_parent
+from tst_titan.models.counts import count_parameters
+from tst_titan.run.lock import sole_writer
+from tst_titan.run.processes import die_with_parent
+from tst_titan.tree.folder import StageFolder, complete_checkpoints
 
 
 def main(arguments: list[str] | None = None) -> int:

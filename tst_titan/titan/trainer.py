@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torchtitan import trainer as torchtitan_trainer
 from torchtitan.trainer import Trainer
 
-from tst_titan.processes import STOP_SIGNALS
+from tst_titan.run.processes import STOP_SIGNALS
 from tst_titan.titan.checkpoints import StageCheckpoints
 from tst_titan.titan.handover import reinitialize_parts
 from tst_titan.titan.metrics import StageMetrics

@@ -3,8 +3,8 @@
 import subprocess
 import sys
 
-from tst_titan.cluster import slurm
-from tst_titan.cluster.scratch import check_scratch
+from tst_titan.run.cluster import slurm
+from tst_titan.run.cluster.scratch import check_scratch
 
 
 def check_site():

@@ -6,11 +6,11 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from tst_titan.cluster.resources import NAMES, resources, scratch_folder
+from tst_titan.run.cluster.resources import NAMES, resources, scratch_folder
 from tst_titan.config.load import did_you_mean
-from tst_titan.config.project import EVALUATIONS, Project
+from tst_titan.tree.project import EVALUATIONS, Project
 from tst_titan.errors import UserError
-from tst_titan.prune import Pruning, check_parents
+from tst_titan.run.prune import Pruning, check_parents
 
 ROOT = Path(workflow.basedir)
 # `snakemake plan figure_4` is about figure_4 and makes nothing of it.

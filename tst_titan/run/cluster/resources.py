@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 
-from tst_titan.cluster.site import JobRequest
+from tst_titan.run.cluster.site import JobRequest
 
 Resources = dict[str, str | int | None]
 NAMES = (

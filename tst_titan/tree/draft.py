@@ -11,7 +11,6 @@ from typing import Any
 from tst_titan.config.experiment import BagSpec, RunSpec, ScaleConfig, SizeConfig
 from tst_titan.config.load import parse
 from tst_titan.config.parallel import check_parallel
-from tst_titan.config.pieces import Piece, cut_into_pieces, schedule_of, segment_name
 from tst_titan.config.schema import (
     DataConfig,
     HandoverConfig,
@@ -21,6 +20,7 @@ from tst_titan.config.schema import (
     StageConfig,
 )
 from tst_titan.errors import UserError
+from tst_titan.tree.cut import Piece, cut_into_pieces, schedule_of, segment_name
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tst_titan.cluster.slurm import Demand, check, cluster_nodes, parse_nodes
 from tst_titan.errors import UserError
+from tst_titan.run.cluster.slurm import Demand, check, cluster_nodes, parse_nodes
 
 # A site with a default CPU partition, two kinds of GPU nodes and a long queue.
 SINFO = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tst_titan.config.experiment import ExperimentConfig
-from tst_titan.config.resolve import Run
+from tst_titan.tree.resolve import Run
 
 MODEL_OF_SIZE = {"small": "270M", "medium": "600M", "large": "3B", "moe": "10B-A1B"}
 SWEPT_STEPS = {("small", "short"): 20000, ("small", "long"): 100000, ("medium", "short"): 20000}

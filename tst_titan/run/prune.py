@@ -19,12 +19,12 @@ from typing import get_args
 
 from tst_titan.config.experiment import KeepCheckpoints, ProjectConfig
 from tst_titan.config.load import parse, read_yaml
-from tst_titan.config.resolve import Stage
-from tst_titan.config.stage_folder import StageFolder
 from tst_titan.errors import UserError
 from tst_titan.files import write_atomically
-from tst_titan.lock import writer_of
 from tst_titan.plan import in_bytes
+from tst_titan.run.lock import writer_of
+from tst_titan.tree.folder import StageFolder
+from tst_titan.tree.resolve import Stage
 
 POLICIES: tuple[KeepCheckpoints, ...] = get_args(KeepCheckpoints)
 OTHER_CONFIG = "of another config"

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tst_titan.config.resolve import Catalog, resolve, stages_of
-from tst_titan.config.stage_folder import StageFolder
 from tst_titan.errors import UserError
+from tst_titan.tree.folder import StageFolder
+from tst_titan.tree.resolve import Catalog, resolve, stages_of
 
 MODEL = {
     "family": "llama3",

@@ -8,19 +8,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
-from tst_titan.attempts import Attempts
-from tst_titan.cluster.site import JobRequest, Kind, SiteConfig
-from tst_titan.config.counts import count_parameters
+from tst_titan.compare.published import published_cell, published_experiment, published_tables
 from tst_titan.config.experiment import ProjectConfig, ScaleConfig
 from tst_titan.config.load import read_yaml, to_yaml
-from tst_titan.config.published import published_cell, published_experiment, published_tables
-from tst_titan.config.resolve import Catalog, Experiment, Run, Stage, render, resolve, stages_of
-from tst_titan.config.stage_folder import StageFolder
 from tst_titan.data.config import load_corpus, render_steps
 from tst_titan.data.corpus import CorpusConfig
 from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
-from tst_titan.lock import writer_of
+from tst_titan.models.counts import count_parameters
+from tst_titan.run.attempts import Attempts
+from tst_titan.run.cluster.site import JobRequest, Kind, SiteConfig
+from tst_titan.run.lock import writer_of
+from tst_titan.tree.folder import StageFolder
+from tst_titan.tree.resolve import Catalog, Experiment, Run, Stage, render, resolve, stages_of
 
 # Evaluations of a final model by their key in the comparison's spec: what an experiment asks for, and the file.
 EVALUATIONS = {

@@ -8,9 +8,9 @@ import yaml
 
 from tests.stages import Tree
 from tst_titan import cli
-from tst_titan.config.resolve import Stage
 from tst_titan.errors import UserError
-from tst_titan.prune import Pruning, check_parents
+from tst_titan.run.prune import Pruning, check_parents
+from tst_titan.tree.resolve import Stage
 
 BYTES = 1000
 

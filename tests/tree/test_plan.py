@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.config.test_resolve import MODEL, SIZE
+from tests.tree.test_resolve import MODEL, SIZE
 from tst_titan import cli
 from tst_titan.config.experiment import PlanConfig
 from tst_titan.config.load import dump
-from tst_titan.config.plan import Cost, Plan, checkpoints_kept
-from tst_titan.config.project import Project
 from tst_titan.errors import UserError
+from tst_titan.tree.plan import Cost, Plan, checkpoints_kept
+from tst_titan.tree.project import Project
 
 REPOSITORY = Path(__file__).parents[2]
 # The model of test_resolve: dim 32, 1 layer, 4 heads of 8, ffn 64, vocabulary 64.

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tst_titan.config.stage_folder import StageFolder, complete_checkpoints
 from tst_titan.errors import EXIT_INTERRUPTED, UserError
 from tst_titan.files import write_atomically
+from tst_titan.tree.folder import StageFolder, complete_checkpoints
 
 MAX_FAILURES_AT_ONE_STEP = 2
 MAX_STOPS_AT_ONE_STEP = 5

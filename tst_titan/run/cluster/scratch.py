@@ -6,8 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from tst_titan.cluster.site import JobRequest
 from tst_titan.errors import UserError
+from tst_titan.run.cluster.site import JobRequest
 
 
 def check_scratch(request: JobRequest, source: str) -> None:

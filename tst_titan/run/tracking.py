@@ -1,6 +1,6 @@
 """Weights & Biases, beside training and never in its way: a process that reads metrics.jsonl and sends it.
 
-    python -m tst_titan.tracking STAGE_FOLDER     until its standard input ends
+    python -m tst_titan.run.tracking STAGE_FOLDER     until its standard input ends
 
 The launcher of a stage starts it where ``wandb`` is not off. metrics.jsonl stays the truth; what W&B gets is a copy.
 Every stage is one W&B run, in the group of the logical run that it belongs to. The axes are cumulative, so the stages
@@ -24,10 +24,10 @@ from pathlib import Path
 from subprocess import PIPE, Popen, TimeoutExpired
 from typing import Any
 
-from tst_titan.config.stage_folder import StageFolder
 from tst_titan.data.manifest import load_manifest
 from tst_titan.errors import UserError
 from tst_titan.files import write_atomically
+from tst_titan.tree.folder import StageFolder
 
 AXES = ("step", "latents", "data_tokens", "flops", "hours", "device_hours")
 SPEEDS = ("latents_per_second", "data_tokens_per_second", "mfu")
@@ -47,7 +47,7 @@ def beside(folder: StageFolder, environment: dict[str, str]) -> Iterator[None]:
         return
     # Its own session: Ctrl-C and Slurm's signals are the training's to answer.
     sender = Popen(
-        [sys.executable, "-m", "tst_titan.tracking", str(folder.path), "--stale", str(_inode(folder))],
+        [sys.executable, "-m", "tst_titan.run.tracking", str(folder.path), "--stale", str(_inode(folder))],
         stdin=PIPE,
         env=environment,
         start_new_session=True,

@@ -8,10 +8,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from tst_titan import launch
-from tst_titan.config.stage_folder import StageFolder
 from tst_titan.data.manifest import load_manifest
 from tst_titan.errors import UserError
+from tst_titan.run import launch
+from tst_titan.tree.folder import StageFolder
 
 KEPT = ("metrics.jsonl", "manifest.json")  # in the order in which they are put back
 

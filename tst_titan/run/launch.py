@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tst_titan import tracking
-from tst_titan.attempts import Attempts
-from tst_titan.config.stage_folder import StageFolder
 from tst_titan.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
-from tst_titan.lock import writer_of
-from tst_titan.processes import STOP_SIGNALS, die_with_parent, ignore_stop_signals
+from tst_titan.run import tracking
+from tst_titan.run.attempts import Attempts
+from tst_titan.run.lock import writer_of
+from tst_titan.run.processes import STOP_SIGNALS, die_with_parent, ignore_stop_signals
+from tst_titan.tree.folder import StageFolder
 
 MODULE = "tst_titan.titan.train"
 # In a batch job: how long to wait for the end of an earlier job that still writes (it may be in its last grace period).

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tst_titan.attempts import Attempts
-from tst_titan.config.stage_folder import StageFolder
 from tst_titan.errors import EXIT_INTERRUPTED, UserError
-from tst_titan.lock import writer_of
-from tst_titan.processes import die_with_parent
+from tst_titan.run.attempts import Attempts
+from tst_titan.run.lock import writer_of
+from tst_titan.run.processes import die_with_parent
+from tst_titan.tree.folder import StageFolder
 
 SECONDS_TO_START = 180
 COLUMNS = ("stage", "state", "step", "loss", "tokens/s", "MFU", "left", "attempt", "job", "device-h")

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tests.stages import Tree, losses, train
-from tst_titan.config.project import Project
-from tst_titan.tracking import LONGEST_NAME, Curve, _short
+from tst_titan.run.tracking import LONGEST_NAME, Curve, _short
+from tst_titan.tree.project import Project
 
 pytestmark = pytest.mark.slow
 

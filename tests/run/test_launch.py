@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.stages import Tree
-from tst_titan import launch
 from tst_titan.errors import UserError
-from tst_titan.lock import writer_of
+from tst_titan.run import launch
+from tst_titan.run.lock import writer_of
 
 EIGHT = {"nodes": 8, "processes_per_node": 8, "gpus_per_node": 8, "cpus_per_node": 64, "init_timeout_s": 900}
 

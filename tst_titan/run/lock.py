@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tst_titan.config.stage_folder import StageFolder
 from tst_titan.errors import UserError
+from tst_titan.tree.folder import StageFolder
 
 # One who only looks holds the lock for an instant.
 SECONDS_FOR_A_LOOK = 3.0

@@ -14,13 +14,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from tst_titan.config.counts import count_parameters, flops_per_latent
 from tst_titan.config.experiment import PlanConfig
 from tst_titan.config.load import dump
-from tst_titan.config.project import Project
-from tst_titan.config.resolve import Experiment, Run, Stage, stages_of
 from tst_titan.config.schema import HandoverConfig
-from tst_titan.config.stage_folder import StageFolder
+from tst_titan.models.counts import count_parameters, flops_per_latent
+from tst_titan.tree.folder import StageFolder
+from tst_titan.tree.project import Project
+from tst_titan.tree.resolve import Experiment, Run, Stage, stages_of
 
 # Training keeps weights and both moments in float32, whatever the precision of the matrix products.
 BYTES_PER_PARAMETER = 4 + 4 + 4

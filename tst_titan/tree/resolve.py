@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tst_titan.config.draft import Draft, Drafter, share_trunks
 from tst_titan.config.experiment import Collection, ExperimentConfig, ProjectConfig, ScaleConfig
-from tst_titan.config.grid import all_runs
 from tst_titan.config.load import choose_file, dump, load, parse, read_yaml
 from tst_titan.config.schema import ModelConfig, RuntimeConfig, StageConfig
 from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
+from tst_titan.tree.draft import Draft, Drafter, share_trunks
+from tst_titan.tree.grid import all_runs
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 from snakemake_executor_plugin_slurm.utils import set_gres_string
 
 from tests.workflow.project import REPOSITORY
-from tst_titan.cluster.resources import resources
-from tst_titan.cluster.scratch import check_scratch
-from tst_titan.cluster.site import JobRequest, SiteConfig
-from tst_titan.config.project import Project
 from tst_titan.config.schema import RuntimeConfig
 from tst_titan.errors import UserError
+from tst_titan.run.cluster.resources import resources
+from tst_titan.run.cluster.scratch import check_scratch
+from tst_titan.run.cluster.site import JobRequest, SiteConfig
+from tst_titan.tree.project import Project
 
 NEEDED = {"cpus": 1, "memory_mb": 1000, "wall_minutes": 60}
 EIGHT = RuntimeConfig(

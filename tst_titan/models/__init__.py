@@ -1,0 +1,1 @@
+"""Model families: shape, parameter and FLOPs counts."""
