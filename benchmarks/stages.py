@@ -21,7 +21,7 @@ from tst_titan.config.load import dump, load
 from tst_titan.config.schema import ModelConfig, RuntimeConfig, StageConfig
 from tst_titan.files import write_if_changed
 from tst_titan.titan import cpu
-from tst_titan.tree.folder import StageFolder
+from tst_titan.tree.folder import StageFolder, stage_yaml
 
 DEVICE_TYPE = cpu.prepare()
 
@@ -78,7 +78,7 @@ def stage_folder(results: Path, name: str, bag_size: int, steps: int = 10_000) -
             "schedule": {"warmup_steps": 10},
         }
     )
-    write_if_changed(folder / "stage.yaml", dump(stage))
+    write_if_changed(folder / "stage.yaml", stage_yaml(stage))
     write_if_changed(folder / "runtime.yaml", dump(RuntimeConfig(log_every=10**6, cpu_threads=1)))
     return StageFolder.at(folder)
 

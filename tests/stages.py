@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.corpus import write_corpus
-from tst_titan.config.load import dump
 from tst_titan.config.schema import StageConfig
 from tst_titan.files import write_if_changed
-from tst_titan.tree.folder import StageFolder
+from tst_titan.tree.folder import StageFolder, stage_yaml
 
 DENSE = {
     "family": "llama3",
@@ -88,7 +87,7 @@ class Tree:
             content["handover"] = {}
         content.update(changes)
         folder = self.results / "train" / self.recipe / lineage
-        write_if_changed(folder / "stage.yaml", dump(StageConfig.model_validate(content)))
+        write_if_changed(folder / "stage.yaml", stage_yaml(StageConfig.model_validate(content)))
         runtime = {"log_every": 1, "checkpoint_every": 4, "cpu_threads": 1, **self.runtime}
         write_if_changed(folder / "runtime.yaml", json.dumps(runtime))
         return StageFolder.at(folder)

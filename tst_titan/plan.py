@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tst_titan.config.experiment import PlanConfig
 from tst_titan.config.load import parse, read_yaml
+from tst_titan.run.upgrade import recognise_format_1
 from tst_titan.tree.plan import BYTES_PER_PARAMETER, Cost, Plan, Share
 from tst_titan.tree.project import Project
 from tst_titan.tree.resolve import Catalog
@@ -56,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     project = Project.open(root, config, arguments.targets)
     given = {key: value for key in PlanConfig.model_fields if (value := getattr(arguments, key)) is not None}
     assumed = parse(PlanConfig, project.config.plan.model_dump() | given, "tst-titan plan")
+    recognise_format_1(project.stages, Path(project.results))
     plan = Plan(project, assumed)
     print(json.dumps(plan.as_json(), indent=2) if arguments.json else text_of(plan))
     return 0

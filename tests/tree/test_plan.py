@@ -1,6 +1,5 @@
 """The plan against numbers counted by hand."""
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,8 +10,8 @@ import yaml
 from tests.tree.test_resolve import MODEL, SIZE
 from tst_titan import cli
 from tst_titan.config.experiment import PlanConfig
-from tst_titan.config.load import dump
 from tst_titan.errors import UserError
+from tst_titan.tree.folder import sha256_of, stage_yaml
 from tst_titan.tree.plan import Cost, Plan, checkpoints_kept
 from tst_titan.tree.project import Project
 
@@ -126,7 +125,7 @@ def test_output_only_reads_no_extra_data_and_more_sequences_attend_less(root):
 def write_manifest(root, stage, parent_identity=None):
     folder = root / "out/train" / stage.path
     folder.mkdir(parents=True)
-    sha = hashlib.sha256(dump(stage.config).encode()).hexdigest()
+    sha = sha256_of(stage_yaml(stage.config))
     content = {"stage_sha256": sha, "identity": stage.path, "parent_identity": parent_identity}
     (folder / "manifest.json").write_text(json.dumps(content))
 

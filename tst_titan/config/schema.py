@@ -216,7 +216,9 @@ class DataConfig(Strict):
 class StageConfig(Strict):
     """Everything that determines the result of one stage, except its parent and the data's content."""
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = Field(
+        2, description="which defaults hold for keys that stage.yaml leaves out; in 1 it left out none"
+    )
     phase: Phase
     start_step: NonNegativeInt
     end_step: PositiveInt

@@ -9,10 +9,30 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tst_titan.config.load import load
+from tst_titan.config.load import load, to_yaml
 from tst_titan.config.schema import RuntimeConfig, StageConfig
 from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
+
+
+def stage_yaml(config: StageConfig) -> str:
+    """The text of stage.yaml: ``format`` and every key that differs from the default of that format.
+
+    A key that a later release adds, with a default that changes nothing, so leaves every finished stage's text and
+    identity as they are. A release that changes a default raises ``format``.
+    """
+    changed = config.model_dump(mode="json", exclude_defaults=True)
+    return to_yaml({"format": config.format, **changed})
+
+
+def sha256_of(text: str) -> str:
+    """Hash of a text's UTF-8 bytes."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def identity_of(stage_sha256: str, data_identity: str, parent_identity: str | None) -> str:
+    """Hash of all that determines a result: stage.yaml, the data's content, the parent's identity (none: a root)."""
+    return sha256_of("\n".join([stage_sha256, data_identity, parent_identity or "root"]))
 
 
 @dataclass(frozen=True)
@@ -205,8 +225,7 @@ class StageFolder:
 
     def identity(self, data_identity: str, parent_identity: str | None) -> str:
         """Hash of all that determines the result: this stage.yaml, the data's content, the parent's identity."""
-        parts = [self.stage_sha256, data_identity, parent_identity or "root"]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return identity_of(self.stage_sha256, data_identity, parent_identity)
 
     def checkpoint_folder(self, identity: str) -> Path:
         """Checkpoints of this very identity; another config never resumes from them."""

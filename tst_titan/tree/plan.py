@@ -10,15 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from tst_titan.config.experiment import PlanConfig
-from tst_titan.config.load import dump
 from tst_titan.config.schema import HandoverConfig
 from tst_titan.models.counts import count_parameters, flops_per_latent
-from tst_titan.tree.folder import StageFolder
+from tst_titan.tree.folder import StageFolder, sha256_of, stage_yaml
 from tst_titan.tree.project import Project
 from tst_titan.tree.resolve import Experiment, Run, Stage, stages_of
 
@@ -118,7 +116,7 @@ def is_done(stage: Stage, results: Path) -> bool:
     Snakemake decides by times as well (a newer corpus, a forced rule): ``snakemake -n`` says what it would run.
     """
     folder = StageFolder(results / "train" / stage.path, results)
-    return folder.has_result_of(sha256(dump(stage.config).encode()).hexdigest())
+    return folder.has_result_of(sha256_of(stage_yaml(stage.config)))
 
 
 @dataclass(frozen=True)

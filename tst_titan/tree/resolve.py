@@ -17,6 +17,7 @@ from tst_titan.config.schema import ModelConfig, RuntimeConfig, StageConfig
 from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
 from tst_titan.tree.draft import Draft, Drafter, share_trunks
+from tst_titan.tree.folder import stage_yaml
 from tst_titan.tree.grid import all_runs
 
 
@@ -224,7 +225,7 @@ def render(stages: Mapping[str, Stage], results: Path) -> None:
     """Write every stage's stage.yaml and runtime.yaml, only where the content changed."""
     for stage in stages.values():
         folder = results / "train" / stage.path
-        write_if_changed(folder / "stage.yaml", dump(stage.config))
+        write_if_changed(folder / "stage.yaml", stage_yaml(stage.config))
         write_if_changed(folder / "runtime.yaml", dump(stage.runtime))
 
 

@@ -10,6 +10,7 @@ from tst_titan.run.cluster.resources import NAMES, resources, scratch_folder
 from tst_titan.config.load import did_you_mean
 from tst_titan.tree.project import EVALUATIONS, Project
 from tst_titan.errors import UserError
+from tst_titan.run.upgrade import recognise_format_1
 from tst_titan.run.prune import Pruning, check_parents
 
 ROOT = Path(workflow.basedir)
@@ -33,6 +34,8 @@ try:
     PROJECT = Project.open(ROOT, config, targets=sys.argv)
     # Jobs that Snakemake starts read the files that the main process wrote: a config edited in the middle of a
     # run must not reach a job that was planned before.
+    if workflow.is_main_process:
+        recognise_format_1(PROJECT.stages, Path(PROJECT.results))
     if workflow.is_main_process and "plan" not in sys.argv:
         PROJECT.render()
         if not ONLY_ASKED:
