@@ -140,7 +140,7 @@ def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[st
             continue
         fields = [each.model_fields[part] for each in models if part in each.model_fields]
         if fields:  # else an index, or a name that is the user's own
-            models = [inner for field in fields for inner in _models_in(field.annotation)]
+            models = [inner for field in fields for inner in models_in(field.annotation)]
     return list(dict.fromkeys(name for each in models for name in each.model_fields))
 
 
@@ -150,8 +150,8 @@ def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
     return get_args(field.annotation) if field else ()
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
     """The models that an annotation may hold, such as ``dict[str, RunSpec] | None``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for inner in get_args(annotation) for model in _models_in(inner)]
+    return [model for inner in get_args(annotation) for model in models_in(inner)]
