@@ -179,10 +179,10 @@ def test_an_unknown_experiment_in_the_config_is_refused(root):
         plan_of(root, "swoop")
 
 
-def test_the_readme_shows_what_the_command_prints(monkeypatch, capsys):
+def test_the_docs_show_what_the_command_prints(monkeypatch, capsys):
     repository = Path(__file__).parents[2]
     monkeypatch.chdir(repository)
     assert cli.main(["plan", "figure_4", "figure_5", "--scale", "paper", "--results", "none"]) == 0
-    readme = (repository / "README.md").read_text()
-    missing = [line for line in capsys.readouterr().out.splitlines() if line.strip() not in readme]
-    assert not missing, 'paste what `make plan TARGET="figure_4 figure_5" SCALE=paper` prints into README.md'
+    shown = (repository / "docs/plan.md").read_text()
+    missing = [line for line in capsys.readouterr().out.splitlines() if line.strip() not in shown]
+    assert not missing, 'paste what `make plan TARGET="figure_4 figure_5" SCALE=paper` prints into docs/plan.md'
