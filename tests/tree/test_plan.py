@@ -114,7 +114,7 @@ def test_output_only_reads_no_extra_data_and_more_sequences_attend_less(root):
         "out": {"bags": [{**bag, "sides": "output_only"}]},
         "more": {"bags": [{**bag, "feeding": "more_sequences"}]},
     }
-    path.write_text(yaml.safe_dump({"title": "t", "shows": "s", "runs": runs}))
+    path.write_text(yaml.safe_dump({"title": "t", "shows": "s", "kind": "feeding", "runs": runs}))
     costs = {stage.lineage: Cost.of(stage) for stage in plan_of(root, "lengths").project.stages.values()}
     assert costs["bag4-50-output_only"].data_tokens == 50 * LATENTS_PER_STEP
     saved = 12 * 1 * 4 * 8 * (16 - 4) * 50 * LATENTS_PER_STEP
@@ -185,4 +185,6 @@ def test_the_docs_show_what_the_command_prints(monkeypatch, capsys):
     assert cli.main(["plan", "figure_4", "figure_5", "--scale", "paper", "--results", "none"]) == 0
     shown = (repository / "docs/plan.md").read_text()
     missing = [line for line in capsys.readouterr().out.splitlines() if line.strip() not in shown]
-    assert not missing, 'paste what `make plan TARGET="figure_4 figure_5" SCALE=paper` prints into docs/plan.md'
+    assert not missing, (
+        'paste what `make plan TARGET="figure_4 figure_5" SCALE=paper` prints into docs/plan.md'
+    )

@@ -45,7 +45,9 @@ def write(path: Path, content: dict) -> None:
 
 
 def experiment(catalog: Catalog, **content):
-    write(catalog.folder / "experiments/e.yaml", {"title": "t", "shows": "s", **content})
+    # Runs are compared with those before them: none must be a baseline.
+    defaults = {"title": "t", "shows": "s", "kind": "feeding"}
+    write(catalog.folder / "experiments/e.yaml", {**defaults, **content})
     return resolve(catalog, "e", "s")
 
 
@@ -190,7 +192,10 @@ def test_the_longest_read_is_noted_for_the_check_before_training(catalog):
         ({"size": "moe"}, ["size 'moe'", "small"]),
         ({"bags": [{"bag_size": 2, "weights": [1.0]}]}, ["weights has 1 numbers", "needs 2"]),
         ({"bags": [{"bag_size": 2, "weights": [1.0, -1.0]}]}, ["(1.0, -1.0)", "none negative"]),
-        ({"bags": [{"bag_size": 2, "weights": [1.0, float("nan")]}]}, ["nan", "must be finite"]),
+        (
+            {"bags": [{"bag_size": 2, "weights": [1.0, float("nan")]}]},
+            ["nan", "a finite number", "weights.1"],
+        ),
         ({"bags": [{"loss": "bce", "weights": "power"}]}, ["'power'", "'bce'", "only mce takes them"]),
         ({"bags": [{"loss": "hinge", "sides": "input_only"}]}, ["'hinge'", "one target", "leave both out"]),
         ({"bags": [{"mutual_information": {"k": -1.0}}]}, ["'uniform'", "it needs mutual_information"]),
@@ -200,6 +205,22 @@ def test_the_longest_read_is_noted_for_the_check_before_training(catalog):
         ),
         ({"bags": [{"bag_size": 3, "feeding": "more_sequences"}]}, ["bag_size (3) must divide"]),
         ({"handover": {"reinitialize": ["head"]}}, ["reinitialize.0", "'head'", "'lm_head'"]),
+        ({"bags": [{"bag_size": True}]}, ["bag_size", "found True", "valid integer"]),
+        ({"bags": [{"bag_size": "4"}]}, ["bag_size", "found '4'", "valid integer"]),
+        ({"learning_rate": float("inf")}, ["runs.r.learning_rate", "found inf", "finite"]),
+        ({"learning_rate": True}, ["runs.r.learning_rate", "found True", "valid number"]),
+        (
+            {"learning_rate": 1e-3, "learning_rate_times": 2.0},
+            ["runs.r", "learning_rate_times (2.0)", "one of them"],
+        ),
+        ({"bags": [{}], "role": "baseline"}, ["runs.r", "role 'baseline' of a run with bags"]),
+        ({"role": "tst"}, ["runs.r", "role 'tst' of a run with no bags"]),
+        ({"handover": {"load": "model_only"}}, ["runs.r", "a run without bags has none"]),
+        (
+            {"bags": [{"bag_fraction": 0.95}]},
+            ["bag_fraction", "found 0.95", "begins at step 90", "at most 0.9"],
+        ),
+        ({"times": 0.04}, ["warmup_steps", "found 5", "4 steps"]),
     ],
 )
 def test_mistakes_in_a_run_name_file_key_and_value(catalog, run, words):
@@ -305,6 +326,28 @@ def test_the_constants_of_the_fitted_law_reach_the_stage_and_its_path(catalog):
     }
     laws = {run.name: run.stages[0].config.superposition.mutual_information for run in found.runs}
     assert laws["paper"].c0 == 3.63 and laws["ours"].model_dump() == law
+
+
+def test_a_pair_needs_a_baseline(catalog):
+    with pytest.raises(UserError, match=r"e\.yaml: .*kind pair .*none of r is one: add a run without bags"):
+        experiment(catalog, kind="pair", runs={"r": {"bags": [{}]}})
+
+
+def test_steps_that_nobody_means_are_refused(catalog):
+    write(
+        catalog.folder / "scales/s.yaml",
+        {"description": "d", "sizes": {"small": SIZE | {"steps": {"short": 10**20}}}},
+    )
+    with pytest.raises(
+        UserError, match=r"s\.yaml: key sizes\.small\.steps\.short: found 10{20}: .*1000000000"
+    ):
+        experiment(catalog, runs={"r": {}})
+
+
+def test_a_name_that_cannot_be_a_target_is_refused(catalog):
+    write(catalog.folder / "experiments/my figure.yaml", {"title": "t", "shows": "s", "runs": {"r": {}}})
+    with pytest.raises(UserError, match=r"my figure\.yaml: an experiment's name is letters"):
+        catalog.targets()
 
 
 def test_unknown_names_list_the_known_ones(catalog):

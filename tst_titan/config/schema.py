@@ -12,10 +12,16 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
+# Strict: YAML's `true` is no number, and "3" in quotes is a text. Beyond 10^15 nobody means a count.
+Int = Annotated[int, Field(strict=True)]
+Float = Annotated[float, Field(strict=True)]
+PositiveInt = Annotated[Int, Field(gt=0, le=10**15)]
+NonNegativeInt = Annotated[Int, Field(ge=0, le=10**15)]
+PositiveFloat = Annotated[Float, Field(gt=0)]
+NonNegativeFloat = Annotated[Float, Field(ge=0)]
+Fraction = Annotated[Float, Field(gt=0, le=1)]
+# A run of 10^9 steps takes years; more is a typing mistake.
+Steps = Annotated[Int, Field(gt=0, le=10**9)]
 
 Phase = Literal["bag", "token", "decay"]
 Sides = Literal["full", "input_only", "output_only"]
@@ -27,9 +33,9 @@ ModelPart = Literal["embedding", "lm_head"]
 
 
 class Strict(BaseModel):
-    """Base of all configs: frozen, no unknown keys, no silent coercion of strings to numbers."""
+    """Base of all configs: frozen, no unknown keys, no infinite numbers; its number types coerce nothing."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class MoeConfig(Strict):
@@ -91,9 +97,9 @@ class ModelConfig(Strict):
 class MutualInformationLaw(Strict):
     """Constants of the fitted law C0 + a * d**k over distance d in tokens (the paper's figure 10)."""
 
-    c0: float = 3.63
-    a: float = 1.35
-    k: float = -1.25
+    c0: Float = 3.63
+    a: Float = 1.35
+    k: Float = -1.25
 
     def __call__(self, distance: float) -> float:
         """The law at a distance in tokens."""
@@ -105,7 +111,7 @@ class SuperpositionConfig(Strict):
 
     bag_size: PositiveInt = Field(description="s, contiguous tokens per bag")
     sides: Sides = Field("full", description="which sides of the model see bags")
-    weights: Weights | tuple[float, ...] = Field("uniform", description="weight of the i-th target of a bag")
+    weights: Weights | tuple[Float, ...] = Field("uniform", description="weight of the i-th target of a bag")
     mutual_information: MutualInformationLaw = MutualInformationLaw()
     loss: BagLoss = Field("mce", description="loss over the bag of targets")
     feeding: Feeding = Field(
@@ -155,7 +161,7 @@ class OptimizerConfig(Strict):
     beta1: Fraction = 0.9
     beta2: Fraction = 0.95
     eps: PositiveFloat = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    weight_decay: NonNegativeFloat = 0.1
     max_gradient_norm: PositiveFloat = 1.0
 
 
@@ -170,7 +176,7 @@ class StageSchedule(Strict):
     warmup_steps: NonNegativeInt
     decay_start: NonNegativeInt | None = None
     decay_end: PositiveInt | None = None
-    min_factor: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    min_factor: Annotated[Float, Field(ge=0, lt=1)] = 0.0
 
     @model_validator(mode="after")
     def _decay_is_whole(self) -> StageSchedule:
@@ -221,7 +227,7 @@ class StageConfig(Strict):
     )
     phase: Phase
     start_step: NonNegativeInt
-    end_step: PositiveInt
+    end_step: Steps
     seed: NonNegativeInt
     precision: Precision
     model: ModelConfig
@@ -324,7 +330,7 @@ class RuntimeConfig(Strict):
     wall_minutes: PositiveInt = Field(120, description="wall time of one job; a longer stage takes several")
     log_every: PositiveInt = Field(10, description="steps between lines of metrics.jsonl")
     checkpoint_every: PositiveInt = Field(500, description="steps between checkpoints")
-    keep_last_checkpoints: Annotated[int, Field(ge=2)] = Field(
+    keep_last_checkpoints: Annotated[Int, Field(ge=2)] = Field(
         2, description="checkpoints kept inside a stage"
     )
     async_checkpoint: bool = Field(False, description="write checkpoints beside training (accelerators)")

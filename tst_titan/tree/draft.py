@@ -212,6 +212,10 @@ class Drafter:
         if spec.epochs is not None:
             limit = round(steps * size.batch_sequences * size.sequence_length / spec.epochs)
         recipe = self._recipe_name(size_name, size, rate, seed, limit)
+        if size.warmup_steps > steps:
+            raise UserError(
+                f"{where}: key warmup_steps: found {size.warmup_steps}, more than the {steps} steps of the run"
+            )
         pieces = cut_into_pieces(steps, bags, self.scale.decay_fraction, spec, where)
         draft = Draft(
             name=name,

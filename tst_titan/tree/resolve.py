@@ -6,6 +6,7 @@ Stages that runs share (same recipe, same lineage) appear once; that is how swee
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -119,8 +120,18 @@ class Catalog:
         return entry.model_copy(update=taken)
 
     def experiments(self) -> list[str]:
-        """Names of all experiments and collections."""
-        return sorted(path.stem for path in (self.folder / "experiments").glob("*.yaml"))
+        """Names of all experiments and collections.
+
+        Raises:
+            UserError: a name cannot be that of a target and of a folder in the results.
+        """
+        paths = sorted((self.folder / "experiments").glob("*.yaml"))
+        for path in paths:
+            if not re.fullmatch(r"[A-Za-z0-9_.-]+", path.stem):
+                raise UserError(
+                    f"{path}: an experiment's name is letters, digits and _ . - only; rename the file"
+                )
+        return [path.stem for path in paths]
 
     def members(self, name: str, above: tuple[str, ...] = ()) -> tuple[str, ...]:
         """The experiments that a name stands for: itself, or what a collection holds, each once.
@@ -196,7 +207,7 @@ def _run(draft: Draft, in_groups: bool) -> Run:
     return Run(
         name=draft.name,
         label=draft.spec.label or draft.name.removesuffix(f"-seed{draft.seed}"),
-        role=draft.spec.role or ("tst" if draft.bags else "baseline"),
+        role=draft.spec.resolved_role,
         seed=draft.seed,
         size=draft.size_name,
         length=draft.spec.length,
