@@ -35,6 +35,7 @@ ROOTS = {
         "scipy",
         "pydantic",
         "pyyaml",
+        "tabulate",
     ],
     "train": [
         "torch",
@@ -46,6 +47,7 @@ ROOTS = {
         "scipy",
         "pydantic",
         "pyyaml",
+        "tabulate",
     ],
     "evaluate": [
         "torch",
@@ -56,8 +58,20 @@ ROOTS = {
         "pandas",
         "pydantic",
         "pyyaml",
+        "tabulate",
     ],
-    "report": ["matplotlib", "pandas", "scipy", "pydantic", "pyyaml", "jinja2", "transformers", "datatrove"],
+    "report": [
+        "matplotlib",
+        "plotly",
+        "pandas",
+        "scipy",
+        "pydantic",
+        "pyyaml",
+        "jinja2",
+        "tabulate",
+        "transformers",
+        "datatrove",
+    ],
 }
 
 
