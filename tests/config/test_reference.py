@@ -23,7 +23,7 @@ def test_a_key_with_type_bounds_default_and_description():
         """What is outside."""
 
         count: PositiveInt | None = None
-        inner: dict[str, Inner] = {}
+        inner: dict[str, Inner] = Field({})
         names: tuple[str, ...]
 
     text = reference({"A file": Outer})

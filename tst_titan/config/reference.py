@@ -1,6 +1,6 @@
 """docs/config.md: every key that people may write, from the types that check them.
 
-``python -m tst_titan.config.reference docs/config.md`` writes the file; a test fails where it is not what the types say.
+``python -m tst_titan.config.reference docs/config.md`` writes the file; a test fails where it differs from the types.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from tst_titan.files import write_if_changed
 HEAD = """\
 # All keys of all configs
 
-Generated from the types in `tst_titan/config/` and the settings of the data steps: do not edit. A key without a default must be given.
-A key that is not here is refused, with the nearest that is.
+Generated from the types that check them: do not edit. A key without a default must be given. A key that is not here is
+refused, with the nearest that is.
 """
 
 
