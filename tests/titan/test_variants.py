@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.stages import Tree
+from tst_titan.config.schema import MutualInformationLaw
 from tst_titan.titan import cpu
 
 cpu.prepare()
@@ -27,7 +28,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "list": {"weights": (3.0, 1.0, 0.0, 1.0)},
     "mce_alt": {"loss": "mce_alt"},
     "hinge": {"loss": "hinge"},
-    "bce": {"loss": "bce"},
     "more_sequences": {"feeding": "more_sequences"},
 }
 
@@ -51,8 +51,6 @@ def naive_loss(name: str, logits: torch.Tensor, labels: torch.Tensor, weights: t
         return -(chosen * weights).sum(1).mean()
     if name == "mce_alt":
         return -(log_p.exp() * bags).sum(1).log().mean()
-    if name == "bce":
-        return torch.nn.functional.binary_cross_entropy_with_logits(logits, bags)
     return torch.relu(1 - (2 * bags - 1) * logits).mean()
 
 
@@ -78,7 +76,11 @@ def test_the_first_loss_follows_the_formula(tree, name):
         logits = trainer.model_parts[0](batch["input"]).flatten(0, 1).double()
     flat = labels.reshape(logits.shape[0], -1)
     kind = changes.get("weights", "uniform")
-    weights = target_weights(kind, 4).double() if flat.shape[1] == 4 else torch.ones(1, dtype=torch.float64)
+    weights = (
+        target_weights(kind, 4, law=MutualInformationLaw()).double()
+        if flat.shape[1] == 4
+        else torch.ones(1, dtype=torch.float64)
+    )
     expected = naive_loss(changes.get("loss", "mce"), logits, flat, weights).item()
     trainer.dataloader.position = 0
     seen = []

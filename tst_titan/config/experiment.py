@@ -7,21 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from tst_titan.config.comparison import ComparisonOptions
-from tst_titan.config.schema import (
-    BagLoss,
-    Feeding,
-    Fraction,
-    HandoverConfig,
-    MutualInformationLaw,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    Precision,
-    RuntimeConfig,
-    Sides,
-    Strict,
-    Weights,
-)
+from tst_titan.config.schema import BagOptions, HandoverConfig, Precision, RuntimeConfig
+from tst_titan.config.strict import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Strict
+from tst_titan.superposition.bags import Sides
+from tst_titan.superposition.weights import WeightKind
 
 Size = Literal["small", "medium", "large", "moe"]
 Kind = Literal[
@@ -38,20 +27,10 @@ Kind = Literal[
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 
 
-class BagSpec(Strict):
-    """One bag phase of a run: a bag size and the share of the run's steps that it takes."""
+class BagSpec(BagOptions):
+    """One bag phase of a run, the scale's for its size where a key is left out; `BagOptions` has the other keys."""
 
-    bag_size: PositiveInt | None = Field(
-        None, description="tokens per bag; default the scale's for this size"
-    )
-    bag_fraction: Fraction | None = Field(
-        None, description="r, share of the run's steps; default the scale's for this size"
-    )
-    sides: Sides = "full"
-    weights: Weights | tuple[float, ...] = "uniform"
-    mutual_information: MutualInformationLaw = MutualInformationLaw()
-    loss: BagLoss = "mce"
-    feeding: Feeding = "longer_sequences"
+    bag_fraction: Fraction | None = Field(None, description="r, share of the run's steps")
 
 
 class PublishedRun(Strict):
@@ -104,7 +83,7 @@ class Axes(Strict):
     bag_size: tuple[PositiveInt, ...] = ()
     bag_fraction: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
     learning_rate_times: tuple[PositiveFloat, ...] = ()
-    weights: tuple[Weights, ...] = ()
+    weights: tuple[WeightKind, ...] = ()
     sides: tuple[Sides, ...] = ()
     epochs: tuple[PositiveFloat, ...] = ()
 
@@ -142,7 +121,7 @@ class TableSpec(Strict):
 
     size: Size
     length: str = "short"
-    weights: Weights = "uniform"
+    weights: WeightKind = "uniform"
     metric: str = Field(description="name in comparison.json, e.g. final_loss or accuracy/piqa")
 
 
