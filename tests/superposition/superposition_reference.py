@@ -28,7 +28,7 @@ def bag_mean(weight: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 
 def loss(name: str, logits: torch.Tensor, labels: torch.Tensor, weights: list[float]) -> torch.Tensor:
     """Sum over positions; (N, V), (N, s), s numbers that sum to 1 -> scalar."""
-    per_position = {"mce": _mce, "mce_alt": _mce_alt, "hinge": _hinge}[name]
+    per_position = {"mce": _mce, "mce_alt": _mce_alt, "bce": _bce, "hinge": _hinge}[name]
     total = torch.zeros((), dtype=torch.float64)
     for z, bag in zip(logits.double(), labels.tolist(), strict=True):
         if any(token != IGNORED for token in bag):
@@ -50,6 +50,14 @@ def _mce(z: torch.Tensor, bag: list[int], weights: list[float]) -> torch.Tensor:
 def _mce_alt(z: torch.Tensor, bag: list[int], weights: list[float]) -> torch.Tensor:
     p = _probabilities(z)
     return -torch.log(torch.stack([p[token] for token in set(bag) - {IGNORED}]).sum())
+
+
+def _bce(z: torch.Tensor, bag: list[int], weights: list[float]) -> torch.Tensor:
+    terms = []
+    for entry in range(len(z)):
+        p = 1.0 / (1.0 + torch.exp(-z[entry]))
+        terms.append(-torch.log(p if entry in bag else 1.0 - p))
+    return torch.stack(terms).mean()
 
 
 def _hinge(z: torch.Tensor, bag: list[int], weights: list[float]) -> torch.Tensor:

@@ -34,6 +34,7 @@ CHAINS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "dense-list": (DENSE, {**BAG, "weights": (3.0, 1.0, 0.0, 1.0)}),
     "dense-mce_alt": (DENSE, {**BAG, "loss": "mce_alt"}),
     "dense-hinge": (DENSE, {**BAG, "loss": "hinge"}),
+    "dense-bce": (DENSE, {**BAG, "loss": "bce"}),
     "dense-more_sequences": (DENSE, {**BAG, "feeding": "more_sequences"}),
 }
 

@@ -28,6 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "list": {"weights": (3.0, 1.0, 0.0, 1.0)},
     "mce_alt": {"loss": "mce_alt"},
     "hinge": {"loss": "hinge"},
+    "bce": {"loss": "bce"},
     "more_sequences": {"feeding": "more_sequences"},
 }
 
@@ -51,6 +52,8 @@ def naive_loss(name: str, logits: torch.Tensor, labels: torch.Tensor, weights: t
         return -(chosen * weights).sum(1).mean()
     if name == "mce_alt":
         return -(log_p.exp() * bags).sum(1).log().mean()
+    if name == "bce":
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits, bags)
     return torch.relu(1 - (2 * bags - 1) * logits).mean()
 
 

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from .record import Loss
 
-LossName = Literal["mce", "mce_alt", "hinge"]
+LossName = Literal["mce", "mce_alt", "hinge", "bce"]
 LOSSES: dict[str, Loss] = {name: import_module(f".{name}", __name__).LOSS for name in get_args(LossName)}
 
 
