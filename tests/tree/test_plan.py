@@ -185,4 +185,6 @@ def test_the_docs_show_what_the_command_prints(monkeypatch, capsys):
     assert cli.main(["plan", "figure_4", "figure_5", "--scale", "paper", "--results", "none"]) == 0
     shown = (repository / "docs/plan.md").read_text()
     missing = [line for line in capsys.readouterr().out.splitlines() if line.strip() not in shown]
-    assert not missing, 'paste what `make plan TARGET="figure_4 figure_5" SCALE=paper` prints into docs/plan.md'
+    assert not missing, (
+        'paste what `make plan TARGET="figure_4 figure_5" SCALE=paper` prints into docs/plan.md'
+    )

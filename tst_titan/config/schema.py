@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from tst_titan.config.strict import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Strict
+from tst_titan.models.family import ModelConfig
 from tst_titan.superposition.bags import Sides, tokens_advanced, tokens_per_window
 from tst_titan.superposition.losses import LOSSES, LossName
 from tst_titan.superposition.weights import WeightKind, relative_weights
@@ -20,62 +21,6 @@ Phase = Literal["bag", "token", "decay"]
 Feeding = Literal["longer_sequences", "more_sequences"]
 Precision = Literal["float32", "bfloat16"]
 ModelPart = Literal["embedding", "lm_head"]
-
-
-class MoeConfig(Strict):
-    """Mixture-of-experts layers in place of the dense feed-forward."""
-
-    n_experts: PositiveInt = Field(description="experts per layer")
-    top_k: PositiveInt = Field(description="experts that process each latent")
-    expert_ffn_dim: PositiveInt = Field(description="hidden width of one expert")
-    load_balance_coefficient: PositiveFloat = Field(
-        1e-3, description="step of torchtitan's auxiliary-loss-free bias update"
-    )
-
-    @model_validator(mode="after")
-    def _top_k_within_experts(self) -> MoeConfig:
-        if self.top_k > self.n_experts:
-            raise ValueError(f"top_k ({self.top_k}) must not exceed n_experts ({self.n_experts})")
-        return self
-
-
-class ModelConfig(Strict):
-    """A decoder's shape. ``family`` picks torchtitan's model code and the Hugging Face architecture."""
-
-    family: Literal["llama3", "qwen3"] = Field(description="torchtitan model family")
-    dim: PositiveInt = Field(description="width of the residual stream")
-    n_layers: PositiveInt
-    n_heads: PositiveInt = Field(description="query heads")
-    n_kv_heads: PositiveInt = Field(description="key and value heads; divides n_heads")
-    head_dim: PositiveInt | None = Field(None, description="width of one head; default dim / n_heads")
-    ffn_dim: PositiveInt | None = Field(None, description="hidden width of the dense feed-forward")
-    moe: MoeConfig | None = Field(None, description="experts instead of the dense feed-forward (qwen3 only)")
-    vocab_size: PositiveInt = Field(description="rows of the embedding; at least the tokenizer's size")
-    max_sequence_length: PositiveInt = Field(description="longest sequence of latents")
-    rope_theta: PositiveFloat = 500000.0
-    norm_eps: PositiveFloat = 1e-5
-
-    @property
-    def resolved_head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.head_dim if self.head_dim is not None else self.dim // self.n_heads
-
-    @model_validator(mode="after")
-    def _shape_is_consistent(self) -> ModelConfig:
-        if self.head_dim is None and self.dim % self.n_heads:
-            raise ValueError(f"n_heads ({self.n_heads}) must divide dim ({self.dim})")
-        if self.n_heads % self.n_kv_heads:
-            raise ValueError(f"n_kv_heads ({self.n_kv_heads}) must divide n_heads ({self.n_heads})")
-        if self.resolved_head_dim % 2:
-            raise ValueError(f"the head width ({self.resolved_head_dim}) must be even for rotary positions")
-        if (self.ffn_dim is None) == (self.moe is None):
-            raise ValueError("give exactly one of ffn_dim (dense) and moe (experts)")
-        if self.family == "llama3":
-            if self.moe is not None:
-                raise ValueError("moe needs family qwen3; torchtitan's llama3 has no experts")
-            if self.head_dim is not None and self.head_dim != self.dim // self.n_heads:
-                raise ValueError("family llama3 has head_dim = dim / n_heads; leave head_dim out")
-        return self
 
 
 class MutualInformationLaw(Strict):
@@ -228,7 +173,7 @@ class StageConfig(Strict):
     end_step: PositiveInt
     seed: NonNegativeInt
     precision: Precision
-    model: ModelConfig
+    model: SerializeAsAny[ModelConfig]
     data: DataConfig
     superposition: SuperpositionConfig | None = None
     optimizer: OptimizerConfig

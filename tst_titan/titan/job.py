@@ -22,7 +22,6 @@ from torchtitan.tools.utils import get_peak_flops
 
 from tst_titan.config.parallel import data_parallel_ranks
 from tst_titan.config.schema import RuntimeConfig, StageConfig
-from tst_titan.models.counts import flops_per_latent
 from tst_titan.superposition import LOSSES, target_weights
 from tst_titan.titan import cpu
 from tst_titan.titan.checkpoints import StageCheckpoints
@@ -67,7 +66,7 @@ class Job:
     @property
     def flops_per_latent(self) -> float:
         """Forward and backward, at the stage's latent sequence length."""
-        return flops_per_latent(self.stage.model, self.stage.latents_per_sequence)
+        return self.stage.model.flops_per_latent(self.stage.latents_per_sequence)
 
     def trainer_config(self) -> StageTrainer.Config:
         """The torchtitan config of the stage."""
