@@ -15,7 +15,7 @@ from tst_titan.config.schema import ModelConfig
 from tst_titan.data.shards import TokenStream
 from tst_titan.errors import UserError
 from tst_titan.evaluate import heldout, local_task, tasks
-from tst_titan.exported import EXPERT_BIAS_FILE, load_exported
+from tst_titan.models.exported import EXPERT_BIAS_FILE, load_exported
 from tst_titan.titan import cpu
 from tst_titan.tree.folder import StageFolder
 
@@ -178,7 +178,7 @@ def test_large_models_are_cut_into_shards(tmp_path, shape):
     export._write_weights(model, config, tmp_path, max_shard_size=20_000)
     shards = sorted(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
     assert len(shards) > 2 and shards[-1] < 25_000
-    export.hf_config(config).save_pretrained(tmp_path)
+    config.hugging_face().save_pretrained(tmp_path)
     assert_same_logits(load_exported(tmp_path), model)
 
 

@@ -12,8 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.stages import DENSE, MOE
 from tst_titan.config.load import load
 from tst_titan.config.schema import ModelConfig
-from tst_titan.errors import UserError
-from tst_titan.models.counts import count_parameters, flops_per_latent
 from tst_titan.titan import cpu
 
 cpu.prepare()
@@ -21,7 +19,6 @@ cpu.prepare()
 from torchtitan.models.llama3 import llama3_configs  # noqa: E402
 from torchtitan.models.qwen3 import qwen3_configs  # noqa: E402
 
-from tst_titan.titan.export import hf_config  # noqa: E402
 from tst_titan.titan.models import build_model_spec  # noqa: E402
 
 MODELS = Path(__file__).parents[2] / "configs" / "models"
@@ -42,7 +39,7 @@ def built(model: ModelConfig) -> torch.nn.Module:
 @pytest.mark.parametrize("path", sorted(MODELS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shape_counts_as_its_built_module(path):
     model = load(ModelConfig, path)
-    counts = count_parameters(model)
+    counts = model.count_parameters()
     parameters = dict(built(model).named_parameters())
     total = sum(p.numel() for p in parameters.values())
     ends = sum(
@@ -57,11 +54,11 @@ def test_every_shape_counts_as_its_built_module(path):
 
 @pytest.mark.parametrize(("name", "total"), PUBLISHED.items())
 def test_the_published_shapes(name, total):
-    assert count_parameters(load(ModelConfig, MODELS / f"{name}.yaml")).total == total
+    assert load(ModelConfig, MODELS / f"{name}.yaml").count_parameters().total == total
 
 
 def test_the_names_of_the_paper_are_near_the_counts():
-    counts = {path.stem: count_parameters(load(ModelConfig, path)) for path in MODELS.glob("*.yaml")}
+    counts = {path.stem: load(ModelConfig, path).count_parameters() for path in MODELS.glob("*.yaml")}
     assert counts["dense-270m"].total / 1e6 == pytest.approx(254, abs=1)
     assert counts["dense-600m"].total / 1e6 == pytest.approx(561, abs=1)
     assert counts["moe-10b-a1b"].total / 1e9 == pytest.approx(9.8, abs=0.1)
@@ -74,8 +71,8 @@ def test_transformers_counts_the_same(path):
 
     model = load(ModelConfig, path)
     with torch.device("meta"):
-        exported = AutoModelForCausalLM.from_config(hf_config(model))
-    assert sum(p.numel() for p in exported.parameters()) == count_parameters(model).total
+        exported = AutoModelForCausalLM.from_config(model.hugging_face())
+    assert sum(p.numel() for p in exported.parameters()) == model.count_parameters().total
 
 
 @pytest.mark.parametrize("shape", [DENSE, QWEN_DENSE, MOE], ids=["llama3", "qwen3", "qwen3_moe"])
@@ -96,7 +93,7 @@ def test_flops_agree_with_torchs_counter(shape):
         # Nor does it know grouped products: the experts' part is added by hand, the rest is counted.
         experts = 3 * model.dim * model.moe.expert_ffn_dim * model.moe.top_k * model.n_layers
         counted += 6 * experts * tokens.numel()
-    assert counted == flops_per_latent(model, length) * tokens.numel()
+    assert counted == model.flops_per_latent(length) * tokens.numel()
 
 
 # torchtitan's own smallest flavours, as our configs write them (their vocabulary is 2048, their context unimportant).
@@ -140,8 +137,3 @@ def test_the_initialisation_is_torchtitans_own(family):
     for our_part, their_part in [*parts, (ours.layers[3], theirs.layers[3])]:
         torch.testing.assert_close(drawn(our_part), drawn(their_part), rtol=0, atol=0)
         assert getattr(our_part, "eps", None) == getattr(their_part, "eps", None)
-
-
-def test_an_expert_backend_needs_experts():
-    with pytest.raises(UserError, match="needs a model with experts"):
-        build_model_spec(ModelConfig.model_validate(DENSE), expert_comm_backend="deepep")

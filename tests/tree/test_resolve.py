@@ -196,7 +196,7 @@ def test_the_longest_read_is_noted_for_the_check_before_training(catalog):
             {"bags": [{"bag_size": 2, "weights": [1.0, float("nan")]}]},
             ["nan", "a finite number", "weights.1"],
         ),
-        ({"bags": [{"loss": "bce", "weights": "power"}]}, ["'power'", "'bce'", "only mce takes them"]),
+        ({"bags": [{"loss": "hinge", "weights": "power"}]}, ["'power'", "'hinge'", "only mce takes them"]),
         ({"bags": [{"loss": "hinge", "sides": "input_only"}]}, ["'hinge'", "one target", "leave both out"]),
         ({"bags": [{"mutual_information": {"k": -1.0}}]}, ["'uniform'", "it needs mutual_information"]),
         (

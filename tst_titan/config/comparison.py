@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from tst_titan.config.schema import Float, Int, NonNegativeInt, PositiveInt, Strict
+from tst_titan.config.strict import Float, Int, NonNegativeInt, PositiveInt, Strict
 
 
 class ComparisonOptions(Strict):

@@ -7,24 +7,19 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from tst_titan.config.comparison import ComparisonOptions
-from tst_titan.config.schema import (
-    BagLoss,
-    Feeding,
+from tst_titan.config.schema import BagOptions, HandoverConfig, Precision, RuntimeConfig
+from tst_titan.config.strict import (
     Float,
     Fraction,
-    HandoverConfig,
-    MutualInformationLaw,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    Precision,
-    RuntimeConfig,
-    Sides,
     Steps,
     Strict,
-    Weights,
 )
+from tst_titan.superposition.bags import Sides
+from tst_titan.superposition.weights import WeightKind
 
 Size = Literal["small", "medium", "large", "moe"]
 Kind = Literal[
@@ -41,20 +36,10 @@ Kind = Literal[
 OpenFraction = Annotated[Float, Field(gt=0, lt=1)]
 
 
-class BagSpec(Strict):
-    """One bag phase of a run: a bag size and the share of the run's steps that it takes."""
+class BagSpec(BagOptions):
+    """One bag phase of a run, the scale's for its size where a key is left out; `BagOptions` has the other keys."""
 
-    bag_size: PositiveInt | None = Field(
-        None, description="tokens per bag; default the scale's for this size"
-    )
-    bag_fraction: Fraction | None = Field(
-        None, description="r, share of the run's steps; default the scale's for this size"
-    )
-    sides: Sides = "full"
-    weights: Weights | tuple[Float, ...] = "uniform"
-    mutual_information: MutualInformationLaw = MutualInformationLaw()
-    loss: BagLoss = "mce"
-    feeding: Feeding = "longer_sequences"
+    bag_fraction: Fraction | None = Field(None, description="r, share of the run's steps")
 
 
 class PublishedRun(Strict):
@@ -130,7 +115,7 @@ class Axes(Strict):
     bag_size: tuple[PositiveInt, ...] = ()
     bag_fraction: tuple[Annotated[Float, Field(ge=0, le=1)], ...] = ()
     learning_rate_times: tuple[PositiveFloat, ...] = ()
-    weights: tuple[Weights, ...] = ()
+    weights: tuple[WeightKind, ...] = ()
     sides: tuple[Sides, ...] = ()
     epochs: tuple[PositiveFloat, ...] = ()
 
@@ -168,7 +153,7 @@ class TableSpec(Strict):
 
     size: Size
     length: str = "short"
-    weights: Weights = "uniform"
+    weights: WeightKind = "uniform"
     metric: str = Field(description="name in comparison.json, e.g. final_loss or accuracy/piqa")
 
 

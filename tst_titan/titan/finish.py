@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from tst_titan.data.manifest import DataManifest
-from tst_titan.models.counts import count_parameters
 from tst_titan.titan import cpu
 from tst_titan.titan.job import Job
 from tst_titan.titan.loader import open_lanes
@@ -68,7 +67,7 @@ def write_stage_manifest(job: Job, data: DataManifest, started: float) -> None:
             "final_loss": last["loss"],
             "final_loss_mean": sum(line["loss"] for line in window) / len(window),
             "final_loss_mean_of": len(window),
-            "parameters": count_parameters(stage.model).as_manifest(),
+            "parameters": stage.model.count_parameters().as_manifest(),
             "flops_per_latent": job.flops_per_latent,
             "position": position,
             "epochs_read": lanes.epochs(position),

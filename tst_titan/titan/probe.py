@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from tst_titan.exported import EXPERT_BIAS_FILE, restore_expert_bias
+from tst_titan.models.exported import EXPERT_BIAS_FILE, restore_expert_bias
 
 # Two float32 programs that sum in another order differ by a few units in the last place of the largest term.
 RELATIVE_TOLERANCE = 2e-5
@@ -21,6 +21,14 @@ TIE = 1e-6
 def expert_biases(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Biases (experts,) by the name ``layers.N.moe.expert_bias_E``; none in a dense model."""
     return {name: bias for name, bias in model.named_buffers() if name.endswith("expert_bias_E")}
+
+
+def _is_tie(scores: torch.Tensor, chosen: int) -> torch.Tensor:
+    """Whether the last of the ``chosen`` greatest scores (..., n) and the first one left out are as good as equal."""
+    if chosen == scores.shape[-1]:
+        return torch.zeros(scores.shape[:-1], dtype=torch.bool)
+    best = scores.topk(chosen + 1, dim=-1).values
+    return best[..., -2] - best[..., -1] < TIE
 
 
 @dataclass(frozen=True)
@@ -44,9 +52,13 @@ class Answers:
         tied = torch.zeros(tokens.shape, dtype=torch.bool)
 
         def watch(router: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-            if router.top_k < router.num_experts:
-                best = (output[2] + inputs[1]).topk(router.top_k + 1, dim=-1).values
-                tied.logical_or_(best[..., -2] - best[..., -1] < TIE)
+            scores = output[2] if inputs[1] is None else output[2] + inputs[1]
+            if router.num_expert_groups is not None:
+                # Of every group the best two experts count, and the best groups' experts are chosen among.
+                groups = scores.unflatten(-1, (router.num_expert_groups, -1)).topk(2, dim=-1).values.sum(-1)
+                tied.logical_or_(_is_tie(groups, router.num_limited_groups))
+                scores = router._get_node_limited_routing_scores(scores)
+            tied.logical_or_(_is_tie(scores, router.top_k))
 
         routers = [part for part in model.modules() if isinstance(part, TokenChoiceTopKRouter)]
         hooks = [router.register_forward_hook(watch) for router in routers]
@@ -68,7 +80,7 @@ class Probe:
     Attributes:
         tokens: int64, shape (B, L).
         trained: answers of the model as it was trained.
-        plain: without expert biases, which is all that transformers alone can compute; None for a dense model.
+        plain: without expert biases, where that is all that transformers alone can compute; else None.
         largest_bias: largest absolute expert bias.
     """
 
@@ -78,10 +90,10 @@ class Probe:
     largest_bias: float = 0.0
 
     @classmethod
-    def of(cls, model: torch.nn.Module, tokens: torch.Tensor) -> Probe:
-        """Ask torchtitan's model. Its expert biases are zero afterwards."""
+    def of(cls, model: torch.nn.Module, tokens: torch.Tensor, *, bias_apart: bool) -> Probe:
+        """Ask torchtitan's model; with ``bias_apart`` without expert biases too, which are zero afterwards."""
         trained = Answers.of(model, tokens)
-        biases = list(expert_biases(model).values())
+        biases = list(expert_biases(model).values()) if bias_apart else []
         if not biases:
             return cls(tokens, trained)
         largest = max(bias.abs().max().item() for bias in biases)

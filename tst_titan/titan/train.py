@@ -19,7 +19,6 @@ from typing import Any
 
 from tst_titan.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from tst_titan.files import write_atomically
-from tst_titan.models.counts import count_parameters
 from tst_titan.run.lock import sole_writer
 from tst_titan.run.processes import die_with_parent
 from tst_titan.tree.folder import StageFolder, complete_checkpoints
@@ -143,7 +142,7 @@ def _say_where_it_starts(folder: StageFolder, identity: str, parent: dict[str, A
             "they are left alone and not used",
             file=sys.stderr,
         )
-    counts = count_parameters(folder.stage.model)
+    counts = folder.stage.model.count_parameters()
     active = "" if counts.active == counts.total else f", {counts.active:,} active"
     print(f"{title}  {counts.total:,} parameters{active}", file=sys.stderr)
     origin = f"{parent['lineage']} at step {parent['end_step']}" if parent else "nothing"

@@ -282,10 +282,7 @@ def _on_fixed_data(steps: int, bags: Sequence[BagSpec]) -> tuple[int, tuple[BagS
 
     A bag step reads s times the data of a token step, so a share f of the data takes f / s of the steps.
     """
-    of_bags = [
-        round(steps * (bag.bag_fraction or 0) / (1 if bag.sides == "output_only" else bag.bag_size or 1))
-        for bag in bags
-    ]
+    of_bags = [round(steps * (bag.bag_fraction or 0) / bag.tokens_per_latent) for bag in bags]
     total = sum(of_bags) + round(steps * (1 - sum(bag.bag_fraction or 0 for bag in bags)))
     shares = [taken / total for taken in of_bags]
     return total, tuple(

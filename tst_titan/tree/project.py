@@ -15,7 +15,6 @@ from tst_titan.data.config import load_corpus, render_steps
 from tst_titan.data.corpus import CorpusConfig
 from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
-from tst_titan.models.counts import count_parameters
 from tst_titan.run.attempts import Attempts
 from tst_titan.run.cluster.site import JobRequest, Kind, SiteConfig
 from tst_titan.run.lock import writer_of
@@ -258,7 +257,7 @@ class Project:
         stage = run.stages[0].config
         recipe: dict[str, Any] = {"scale": self.scale_name, "corpus": stage.data.corpus}
         recipe["sequence_length"] = stage.data.sequence_length
-        recipe["parameters"] = count_parameters(stage.model).as_manifest()
+        recipe["parameters"] = stage.model.count_parameters().as_manifest()
         write_if_changed(results / "train" / run.recipe / "recipe.yaml", to_yaml(recipe))
         evaluation = self.scale().evaluation.model_dump(mode="json")
         write_if_changed(results / "evaluate" / run.recipe / "evaluation.yaml", to_yaml(evaluation))

@@ -1,27 +1,19 @@
-"""Losses of one distribution against a bag of targets, each in one pass over the logits (arXiv 2605.06546).
+"""A bag's loss as one autograd function: one pass over the logits forward, one backward (arXiv 2605.06546).
 
-Every loss is a dense part, which sees each logit once, plus a part over the (N, s) logits of the targets:
-
-    mce      sum_k g_k CE(z, y_k)    = logsumexp(z)      - sum_k g_k z[y_k]
-    mce_alt  -log P(any of the bag)  = logsumexp(z)      - logsumexp over the bag's tokens of z[y]
-    bce      against a 0/1 vector    = mean softplus(z)  - sum over the bag's tokens of z[y] / V
-    hinge    against a -1/+1 vector  = mean max(0, 1+z)  + sum of (max(0, 1-z[y]) - max(0, 1+z[y])) / V
-
-so its cost hardly depends on the bag size. Only blocks of rows are ever copied, and the gradient is the one
-tensor of the logits' size that is made. Shapes: N positions, V vocabulary entries, s tokens a bag.
+Only blocks of rows are ever copied, and the gradient is the one tensor of the logits' size that is made. What the
+losses are is in ``losses/``. Shapes: N positions, V vocabulary entries, s tokens a bag.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from . import dense
+from .losses import Loss, loss_of
+from .losses.record import Bag
 from .shard import VocabShard
 
-LOSSES = ("mce", "mce_alt", "hinge", "bce")
 IGNORE_INDEX = -100
 
 
@@ -63,26 +55,16 @@ def bag_loss(
     shard: VocabShard | None = None,
     overwrite_logits: bool = False,
 ) -> torch.Tensor:
-    """The loss called ``name``, one of LOSSES, with the arguments and the result of
-    multi_hot_cross_entropy.
+    """The loss called ``name``, one of LOSSES, with the arguments and the result of multi_hot_cross_entropy.
 
-    ``mce`` needs ``weights``; the others see the bag as a set and take none. Their definitions, per
-    position:
-
-    - ``mce_alt``: minus the log of the summed probability of the bag's *distinct* tokens, that is of the
-      event
-      "the next token is one of the bag's". Counting a repeated token twice would let the sum exceed 1 and
-      the loss fall below 0, rewarding repetition.
-    - ``bce``: binary cross-entropy with logits against the vector that is 1 at the bag's tokens, and
-    - ``hinge``: ``max(0, 1 - t * z)`` against the vector that is +1 at the bag's tokens and -1 elsewhere;
-      both
-      averaged over the vocabulary.
+    A loss that takes no weights sees the bag as a set.
     """
-    _check(name, logits, labels, weights, shard, overwrite_logits)
+    loss = loss_of(name)
+    _check(loss, logits, labels, weights, shard, overwrite_logits)
     # Inside the Function nothing tells whether a gradient will be asked for: grad mode is always off there.
     trains = torch.is_grad_enabled() and logits.requires_grad
-    early = trains and shard is None and dense.builds_gradient_early(name, logits)
-    return _BagLoss.apply(logits, labels, weights, name, shard, overwrite_logits, early)
+    early = trains and shard is None and dense.builds_gradient_early(loss, logits)
+    return _BagLoss.apply(logits, labels, weights, loss, shard, overwrite_logits, early)
 
 
 def expected_initial_loss(name: str, vocab_size: int, bag_size: int) -> float:
@@ -90,38 +72,29 @@ def expected_initial_loss(name: str, vocab_size: int, bag_size: int) -> float:
     starts from. A loss far from it is wired wrongly. Raises ValueError for a name that is not one of
     LOSSES.
     """
-    _check_name(name)
-    if name == "mce":
-        return math.log(vocab_size)
-    if name == "mce_alt":
-        return math.log(vocab_size / bag_size)
-    return math.log(2.0) if name == "bce" else 1.0
-
-
-def _check_name(name: str) -> None:
-    if name not in LOSSES:
-        raise ValueError(f"loss: {name!r} is not valid; it must be one of {', '.join(LOSSES)}")
+    return loss_of(name).initial(vocab_size, bag_size)
 
 
 def _check(
-    name: str,
+    loss: Loss,
     logits: torch.Tensor,
     labels: torch.Tensor,
     weights: torch.Tensor | None,
     shard: VocabShard | None,
     overwrite: bool,
 ) -> None:
-    _check_name(name)
     if logits.ndim != 2 or labels.ndim != 2 or logits.shape[0] != labels.shape[0] or not labels.shape[1]:
         raise ValueError(
             f"logits, labels: shapes {tuple(logits.shape)} and {tuple(labels.shape)} are not valid; "
             "they must be (N, vocabulary) and (N, bag_size)"
         )
-    if name != "mce" and weights is not None:
-        raise ValueError(f"weights: they have no effect on the loss {name!r}; only 'mce' takes them")
-    if name == "mce" and (weights is None or weights.shape != labels.shape[1:]):
+    if not loss.takes_weights and weights is not None:
+        raise ValueError(f"weights: they have no effect on the loss {loss.name!r}")
+    if loss.takes_weights and (weights is None or weights.shape != labels.shape[1:]):
         found = "None" if weights is None else f"shape {tuple(weights.shape)}"
-        raise ValueError(f"weights: {found} is not valid; 'mce' needs the shape {tuple(labels.shape[1:])}")
+        raise ValueError(
+            f"weights: {found} is not valid; {loss.name!r} needs the shape {tuple(labels.shape[1:])}"
+        )
     if shard is not None and logits.shape[1] != shard.size:
         raise ValueError(
             f"logits: {logits.shape[1]} columns are not valid for the shard [{shard.start}, {shard.end}); "
@@ -138,7 +111,7 @@ class _BagLoss(torch.autograd.Function):
         logits: torch.Tensor,
         labels: torch.Tensor,
         weights: torch.Tensor | None,
-        name: str,
+        loss: Loss,
         shard: VocabShard | None,
         overwrite: bool,
         early: bool,
@@ -150,9 +123,10 @@ class _BagLoss(torch.autograd.Function):
         if early:
             total, gradient = dense.softmax_in_forward(logits, overwrite)
         else:
-            total, at_labels = dense.forward(name, logits, at_labels, shard)
+            total, at_labels = dense.forward(loss, logits, at_labels, shard)
         vocab_size = logits.shape[1] if shard is None else shard.vocab_size
-        mass, rest, slope = _targets_part(name, at_labels, labels, counted, weights, vocab_size)
+        bag = Bag(logits=at_labels, labels=labels, counted=counted, weights=weights, vocab_size=vocab_size)
+        mass, addend, slope = loss.targets(bag)
         if early:
             if bool(((mass - 1.0).abs() > 8 * torch.finfo(mass.dtype).eps).any()):
                 gradient.mul_(mass[:, None])
@@ -161,8 +135,8 @@ class _BagLoss(torch.autograd.Function):
         else:
             target = dense.Targets(labels, columns, held, at_labels, slope)
             ctx.save_for_backward(logits, total, mass, *target)
-        ctx.early, ctx.name, ctx.overwrite, ctx.vocab_size = early, name, overwrite, vocab_size
-        return (mass * total + rest).sum()
+        ctx.early, ctx.loss, ctx.overwrite, ctx.vocab_size = early, loss, overwrite, vocab_size
+        return (mass * total + addend).sum()
 
     @staticmethod
     @once_differentiable
@@ -176,44 +150,5 @@ class _BagLoss(torch.autograd.Function):
         out = logits.detach() if ctx.overwrite else torch.empty_like(logits)
         targets = dense.Targets(*target)
         targets = targets._replace(slope=targets.slope * upstream)
-        dense.gradient(ctx.name, logits, total, mass * upstream, targets, ctx.vocab_size, out)
+        dense.gradient(ctx.loss, logits, total, mass * upstream, targets, ctx.vocab_size, out)
         return out, None, None, None, None, None, None
-
-
-def _targets_part(
-    name: str,
-    at_labels: torch.Tensor,
-    labels: torch.Tensor,
-    counted: torch.Tensor,
-    weights: torch.Tensor | None,
-    vocab_size: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What the targets' logits (N, s) add to a position's loss.
-
-    Returns the factor of the dense part (N,), the addend (N,) and the addend's derivative by ``at_labels``
-    (N, s), which is 0 at labels that do not count.
-    """
-    if name == "mce":
-        assert weights is not None
-        shares = weights.to(at_labels.dtype) * counted
-        return shares.sum(1), -(shares * at_labels).sum(1), -shares
-    distinct = _distinct(labels) & counted
-    mass = counted.any(1).to(at_labels.dtype)
-    if name == "mce_alt":
-        in_bag = at_labels.masked_fill(~distinct, -math.inf)
-        share = in_bag.softmax(1).masked_fill_(~distinct, 0.0)
-        return mass, -in_bag.logsumexp(1).masked_fill_(mass == 0, 0.0), -share
-    if name == "bce":
-        slope = distinct.to(at_labels.dtype) / -vocab_size
-        return mass, (slope * at_labels).sum(1), slope
-    change = (1 - at_labels).clamp_min(0) - (1 + at_labels).clamp_min(0)
-    slope = -((at_labels < 1).to(change.dtype) + (at_labels > -1).to(change.dtype))
-    return mass, (change * distinct).sum(1) / vocab_size, slope * distinct / vocab_size
-
-
-def _distinct(labels: torch.Tensor) -> torch.Tensor:
-    """Mask (N, s) of each row's labels without their repetitions."""
-    ordered, order = labels.sort(dim=1, stable=True)
-    fresh = torch.ones_like(ordered, dtype=torch.bool)
-    fresh[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    return torch.zeros_like(fresh).scatter_(1, order, fresh)
