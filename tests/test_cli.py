@@ -31,7 +31,7 @@ def test_help_lists_every_command_and_imports_none():
     assert not set(HEAVY) & imported
 
 
-@pytest.mark.parametrize("name", ["train", "status", "restore"])
+@pytest.mark.parametrize("name", ["train", "status", "prune", "restore"])
 def test_what_people_wait_for_imports_nothing_heavy(name):
     text, imported = help_and_imports(name)
     assert text.startswith(f"usage: tst-titan {name}")

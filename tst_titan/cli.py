@@ -27,7 +27,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     # Plan and train.
-    "plan": Command("tst_titan.plan", "stages, FLOPs, hours and disk of experiments, before they run"),
+    "plan": Command("tst_titan.run.plan", "stages, FLOPs, hours and disk of experiments, before they run"),
     "train": Command("tst_titan.run.launch", "train one stage of the tree, with all its processes"),
     "status": Command("tst_titan.run.status", "state, step, speed and time left of every stage"),
     "prune": Command("tst_titan.run.prune", "remove the checkpoints that nothing needs any more"),

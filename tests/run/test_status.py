@@ -11,7 +11,7 @@ from tst_titan import cli
 from tst_titan.errors import UserError
 from tst_titan.run.attempts import Attempts
 from tst_titan.run.lock import sole_writer, writer_of
-from tst_titan.run.status import StageStatus, duration, last_line
+from tst_titan.run.status import StageStatus, last_line
 
 LINE = {
     "loss": 2.5,
