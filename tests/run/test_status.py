@@ -168,7 +168,3 @@ def test_the_last_whole_line(tmp_path, size):
     assert last_line(path) == {"b": "y" * size}
     path.write_text('{"half')
     assert last_line(path) is None and last_line(tmp_path / os.devnull.replace("/", "_")) is None
-
-
-def test_durations():
-    assert [duration(s) for s in (59, 3600, 200_000)] == ["0:59", "1:00:00", "2 d 07:33"]

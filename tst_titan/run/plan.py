@@ -123,4 +123,3 @@ def _checkpoints(plan: Plan) -> str:
         f"few of every stage. After `snakemake prune`: {in_bytes(left['branch_points'])} with keep_checkpoints: "
         f"branch_points, {in_bytes(left['final'])} with final."
     )
-
