@@ -15,9 +15,10 @@ from packaging.utils import canonicalize_name
 
 from envs import lock
 from tests.workflow.project import REPOSITORY
+from tst_titan.cli import COMMANDS
 
 # What the launcher of the rule `train` starts.
-STARTED = {"tst_titan.cli": ["tst_titan.titan.train", "tst_titan.run.tracking"]}
+STARTED = {"tst_titan.run.launch": ["tst_titan.titan.train", "tst_titan.run.tracking"]}
 
 
 def _rules():
@@ -25,6 +26,7 @@ def _rules():
     for path in sorted((REPOSITORY / "workflow/rules").glob("*.smk")):
         for text in path.read_text().split("\nrule ")[1:]:
             modules = re.findall(r"-m (tst_titan[\w.]*)", text)
+            modules += [COMMANDS[name].module for name in re.findall(r"-m tst_titan\.cli ([\w-]+)", text)]
             named = re.search(r'conda:\n +"../../envs/(\w+).yaml"', text)
             if modules:
                 yield text.split(":")[0], named and named.group(1), modules

@@ -24,6 +24,18 @@ def check_site():
 
 
 onstart:
+    if TERMINAL is not None:
+        to_train = [
+            job for job in workflow.dag.needrun_jobs() if job.rule.name == "train"
+        ]
+        paths = [
+            "{w.recipe}/{w.lineage}".format(w=job.wildcards) for job in to_train
+        ]
+        TERMINAL.flops = {
+            path: Cost.of(PROJECT.stages[path]).flops
+            for path in paths
+            if path in PROJECT.stages
+        }
     # A job elsewhere prints into its own log; the stages' files tell how far they are.
     if workflow.non_local_exec:
         try:

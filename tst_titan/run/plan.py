@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tst_titan.config.experiment import PlanConfig
 from tst_titan.config.load import parse, read_yaml
 from tst_titan.run.upgrade import recognise_format_1
+from tst_titan.text import amount, hours_alone, in_bytes, text_table
 from tst_titan.tree.plan import BYTES_PER_PARAMETER, Cost, Plan, Share
 from tst_titan.tree.project import Project
 from tst_titan.tree.resolve import Catalog
@@ -66,14 +67,14 @@ def run(arguments: argparse.Namespace) -> int:
 def text_of(plan: Plan) -> str:
     """The plan as people read it."""
     assumed, total = plan.assumed, plan.total
-    rows: list[Sequence[str]] = [HEADINGS]
+    rows: list[Sequence[str]] = []
     for share in plan.experiments:
         rows += _rows_of(share, assumed)
     if len(plan.experiments) > 1:
         rows += _rows_of(total, assumed)
     parts = [
         f"Scale {plan.project.scale_name}: {plan.project.scale().description}",
-        _table(rows),
+        text_table(HEADINGS, rows),
         _saving(total),
         f"GPU-hours: FLOPs at {assumed.mfu:.0%} (MFU) of {assumed.peak_tflops:,g} TFLOP/s a device. Training only: "
         "neither corpus, export nor evaluation.",
@@ -103,7 +104,7 @@ def _cells(cost: Cost, assumed: PlanConfig, done: str) -> tuple[str, ...]:
         amount(cost.latents),
         amount(cost.data_tokens),
         f"{cost.flops:.3g}",
-        _hours(cost.device_hours(assumed)),
+        hours_alone(cost.device_hours(assumed)),
         in_bytes(cost.checkpoint_bytes),
     )
 
@@ -121,38 +122,4 @@ def _checkpoints(plan: Plan) -> str:
         f"Checkpoints: {BYTES_PER_PARAMETER} bytes a parameter (weights and two Adam moments in float32), the newest "
         f"few of every stage. After `snakemake prune`: {in_bytes(left['branch_points'])} with keep_checkpoints: "
         f"branch_points, {in_bytes(left['final'])} with final."
-    )
-
-
-def amount(count: float) -> str:
-    """``950``, ``41.9 B``: three digits and a power of a thousand."""
-    return _scaled(count, 1000, ("", " k", " M", " B", " T", " P"))
-
-
-def in_bytes(count: float) -> str:
-    """``1.23 GB`` (powers of 1000)."""
-    return _scaled(count, 1000, (" B", " kB", " MB", " GB", " TB", " PB"))
-
-
-def _scaled(count: float, base: int, units: Sequence[str]) -> str:
-    for unit in units[:-1]:
-        if abs(count) < base * 0.9995:
-            return f"{count:.3g}{unit}"
-        count /= base
-    return f"{count:,.3g}{units[-1]}"
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
-
-
-def _table(rows: Iterable[Sequence[str]]) -> str:
-    lines = list(rows)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if index == 0 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
     )
