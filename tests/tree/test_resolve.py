@@ -1,5 +1,6 @@
 """Experiments at a scale become a tree of stages that shares what can be shared."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 
 from tst_titan.errors import UserError
 from tst_titan.tree.folder import StageFolder
+from tst_titan.tree.project import Project
 from tst_titan.tree.resolve import Catalog, resolve, stages_of
 
 MODEL = {
@@ -371,3 +373,43 @@ def test_the_folder_knows_recipe_lineage_and_parent(tmp_path):
     assert folder.parent is not None and folder.parent.lineage == "bag4-6" and folder.parent.parent is None
     with pytest.raises(UserError, match="below <results>/train"):
         StageFolder.at(tmp_path / "elsewhere")
+
+
+class TestAScaleWithOneSize:
+    """The config's own experiment needs a size that the scale lacks; a command needs what it needs."""
+
+    @pytest.fixture
+    def root(self, catalog, tmp_path):
+        root = tmp_path / "root"
+        root.mkdir()
+        shutil.copytree(tmp_path / "models", root / "configs/models")
+        shutil.copytree(tmp_path / "scales", root / "configs/scales")
+        (root / "configs/experiments").mkdir()
+        shutil.copy(Path(__file__).parents[2] / "configs/site.yaml", root / "configs/site.yaml")
+        base = {"title": "t", "shows": "s"}
+        write(root / "configs/experiments/big.yaml", base | {"size": "large", "runs": {"b": {}}})
+        write(root / "configs/experiments/mine.yaml", base | {"runs": {"b": {}}})
+        return root
+
+    def open(self, root, *targets, experiments="big"):
+        return Project.open(root, {"scale": "s", "experiments": experiments}, targets)
+
+    def test_the_default_target_says_what_would_do(self, root):
+        for targets in ([], ["plan"]):
+            with pytest.raises(UserError, match=r"size 'large' is not defined(.|\n)*it can express: mine$"):
+                self.open(root, *targets)
+
+    def test_what_is_asked_for_is_all_that_must_fit(self, root):
+        assert self.open(root, "mine").experiment_names == ("mine",)
+        assert self.open(root, "prune").experiment_names == ()
+        opened = self.open(root, "results/data/c/manifest.json", experiments=["big", "mine"])
+        assert opened.experiment_names == ("mine",) and opened.corpus_names == ("c",)
+        with pytest.raises(UserError, match="size 'large' is not defined"):
+            self.open(root, "big")
+
+    def test_other_mistakes_are_said_whatever_is_asked_for(self, root):
+        write(
+            root / "configs/experiments/mine.yaml", {"title": "t", "shows": "s", "runs": {"b": {"tims": 2}}}
+        )
+        with pytest.raises(UserError, match="did you mean 'times'"):
+            self.open(root, "prune", experiments="mine")

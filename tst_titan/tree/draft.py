@@ -23,6 +23,10 @@ from tst_titan.errors import UserError
 from tst_titan.tree.cut import Piece, cut_into_pieces, schedule_of, segment_name
 
 
+class ScaleError(UserError):
+    """The scale lacks a size or a length that an experiment is about."""
+
+
 @dataclass(frozen=True)
 class Draft:
     """A run whose pieces may still be cut where other runs branch off.
@@ -199,7 +203,8 @@ class Drafter:
         """One run.
 
         Raises:
-            UserError: the scale lacks the size or the length, or a phase of the run is empty.
+            ScaleError: the scale lacks the size or the length.
+            UserError: a phase of the run is empty, or its warm-up longer than the run.
         """
         size_name = spec.size or self.default_size
         size = self._size(size_name, where)
@@ -247,13 +252,13 @@ class Drafter:
     def _size(self, name: str, where: str) -> SizeConfig:
         sizes: Mapping[str, SizeConfig] = self.scale.sizes  # type: ignore[assignment]
         if name not in sizes:
-            raise UserError(f"{where}: size {name!r} is not defined; the scale has: {', '.join(sizes)}")
+            raise ScaleError(f"{where}: size {name!r} is not defined; the scale has: {', '.join(sizes)}")
         return sizes[name]
 
     def _total_steps(self, size: SizeConfig, spec: RunSpec, where: str) -> int:
         if spec.length not in size.steps:
             known = ", ".join(f"{key} ({value})" for key, value in size.steps.items())
-            raise UserError(f"{where}: key length: found {spec.length!r}; this size has: {known}")
+            raise ScaleError(f"{where}: key length: found {spec.length!r}; this size has: {known}")
         return round(size.steps[spec.length] * spec.times)
 
     def _with_defaults(self, bag: BagSpec, size: SizeConfig) -> BagSpec:

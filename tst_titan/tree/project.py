@@ -18,6 +18,7 @@ from tst_titan.files import write_if_changed
 from tst_titan.run.attempts import Attempts
 from tst_titan.run.cluster.site import JobRequest, Kind, SiteConfig
 from tst_titan.run.lock import writer_of
+from tst_titan.tree.draft import ScaleError
 from tst_titan.tree.folder import StageFolder
 from tst_titan.tree.resolve import Catalog, Experiment, Run, Stage, render, resolve, stages_of
 
@@ -37,11 +38,13 @@ class Project:
         root: the repository, where configs/ is.
         config: configs/demo.yaml with what the command line changed.
         experiment_names: experiments of the default target, or those that the named targets stand for.
+        corpus_names: corpora whose files are targets by themselves.
     """
 
     root: Path
     config: ProjectConfig
     experiment_names: tuple[str, ...]
+    corpus_names: tuple[str, ...] = ()
     _experiments: dict[tuple[str, str], Experiment] = field(default_factory=dict)
     _scales: dict[str, ScaleConfig] = field(default_factory=dict)
 
@@ -52,20 +55,46 @@ class Project:
         Args:
             root: the repository.
             config: Snakemake's config dictionary.
-            targets: the words of the command line; those that name experiments are what is wanted.
+            targets: what is asked for; names of experiments and tables say what this call is about. With other targets
+                only (a file, ``prune``), an experiment of the config that the scale cannot express is left out.
 
         Raises:
             UserError: the first mistake found, with file, key, value and what would be valid.
         """
         catalog = Catalog(root / "configs")
         project = catalog.project(config, "config (configs/demo.yaml and --config)")
-        known = catalog.targets()
-        members = [member for word in targets for member in known.get(word, ())]
-        members = members or [member for name in project.experiments for member in catalog.members(name)]
-        opened = cls(root, project, tuple(dict.fromkeys(members)))
-        for name in opened.experiment_names:
-            opened.experiment(name)
-        return opened
+        known, targets = catalog.targets(), tuple(targets)
+        asked = [member for word in targets for member in known.get(word, ())]
+        names = asked or [member for name in project.experiments for member in catalog.members(name)]
+        below = f"{project.results}/data/"
+        corpora = {word.removeprefix(below).partition("/")[0] for word in targets if word.startswith(below)}
+        opened = cls(root, project, tuple(dict.fromkeys(names)), tuple(sorted(corpora)))
+        if asked or not set(targets) - {"plan"}:
+            for name in opened.experiment_names:
+                opened._experiment_that_fits(name, asked=bool(asked))
+            return opened
+        return replace(opened, experiment_names=tuple(filter(opened._fits, opened.experiment_names)))
+
+    def _fits(self, name: str) -> bool:
+        try:
+            self.experiment(name)
+        except ScaleError:
+            return False
+        return True
+
+    def _experiment_that_fits(self, name: str, asked: bool) -> None:
+        """Resolve an experiment; one of the config, which nobody named here, is refused with those that would do."""
+        try:
+            self.experiment(name)
+        except ScaleError as error:
+            names = self.catalog.experiments()
+            fitting = [each for each in names if self.catalog.members(each) == (each,) and self._fits(each)]
+            if asked or not fitting:
+                raise
+            raise UserError(
+                f"{error}\nScale {self.scale_name} cannot express {name}, which the config asks for. Name what you "
+                f"want, as in `snakemake {fitting[0]}`, or set experiments; it can express: {', '.join(fitting)}"
+            ) from None
 
     @property
     def results(self) -> str:
@@ -118,6 +147,9 @@ class Project:
         """The corpora that the wanted experiments read or measure."""
         names = {stage.config.data.corpus for stage in self.stages.values()}
         names |= {self.corpus_measured(experiment) for experiment in self.wanted() if not experiment.runs}
+        return self._corpora(names)
+
+    def _corpora(self, names: Iterable[str]) -> dict[str, CorpusConfig]:
         folder = self.root / "configs" / "corpora"
         return {name: load_corpus(folder / f"{name}.yaml") for name in sorted(names)}
 
@@ -125,11 +157,11 @@ class Project:
         """The corpus of an experiment without runs, in this call's scale.
 
         Raises:
-            UserError: the scale lacks the experiment's size.
+            ScaleError: the scale lacks the experiment's size.
         """
         sizes, size = self.scale().sizes, experiment.config.size
         if size not in sizes:
-            raise UserError(
+            raise ScaleError(
                 f"configs/experiments/{experiment.name}.yaml: size {size!r} is not defined at scale "
                 f"{self.scale_name}; it has: {', '.join(sizes)}"
             )
@@ -144,7 +176,7 @@ class Project:
         results = Path(self.results)
         corpora = self.corpora()
         self._check_vocabularies(corpora)
-        for name, corpus in corpora.items():
+        for name, corpus in (corpora | self._corpora(self.corpus_names)).items():
             render_steps(corpus, results / "data" / name, root=self.root)
         render(self.stages, results)
         for experiment in self.wanted():
