@@ -73,7 +73,7 @@ def test_a_scratch_folder_that_is_missing_is_refused_before_training(tmp_path):
     )
     assert done.returncode == 2 and "/proc/nothing" in done.stderr and "resource tmpdir" in done.stderr
     assert not (folder.path / "logs/attempts.json").exists()
-    assert "key scratch" in (folder.path / "logs/train.log").read_text()
+    assert "resource tmpdir" in (folder.path / "logs/train.log").read_text()
 
 
 @pytest.mark.slow
