@@ -1,7 +1,6 @@
 """The plan against numbers counted by hand."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -49,7 +48,6 @@ def root(tmp_path, monkeypatch):
         path = tmp_path / "configs" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(content))
-    shutil.copy(REPOSITORY / "configs" / "site.yaml", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

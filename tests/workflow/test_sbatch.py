@@ -5,6 +5,7 @@ import shlex
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 from snakemake_executor_plugin_slurm.utils import set_gres_string
 
@@ -92,3 +93,34 @@ def test_the_shipped_scales_ask_for_what_they_always_did(project, scale):
     targets = ("figure_1", "figure_10", "figure_4")
     found = requests(project, *targets, config=(f"scale={scale}",))
     assert found == EVERYWHERE | EXPECTED[scale]
+
+
+def test_the_profile_holds_the_site_and_the_scale_the_stages_size(tmp_path):
+    """Words of docs/slurm.md: what they change on sbatch's command line."""
+    project = ProjectCopy.make(tmp_path)
+    profile = project.folder / "workflow/profiles/slurm/config.yaml"
+    site = yaml.safe_load(profile.read_text())
+    site["default-resources"] |= {"slurm_account": "mine", "slurm_partition": "cpu"}
+    site["set-resources"] = {
+        "train": {"slurm_partition": "'large' if wildcards.recipe == 'paper-moe' else 'gpu'", "qos": "long"},
+        "heldout": {"slurm_partition": "gpu", "gres": "gpu:1", "slurm_extra": "'--exclusive'"},
+    }
+    site["set-threads"] = {"heldout": 4}
+    profile.write_text(yaml.safe_dump(site))
+    small = "      gpus_per_node: 8\n"
+    project.edit("configs/scales/paper.yaml", small, small + "      gpu_type: h100\n      stop_seconds: 60\n")
+    found = requests(project, "figure_1", "figure_3a", config=("scale=paper",))
+    assert found["make_tokenizer"] == {f"-A mine -p cpu {DATA.format(16000)}"}
+    assert found["heldout"] == {
+        "-A mine -p gpu -t 240 --mem 64753 --nodes=1 --cpus-per-task=4 --exclusive --gres=gpu:1",
+        "-A mine -p gpu -t 240 --mem 32688 --nodes=1 --cpus-per-task=4 --exclusive --gres=gpu:1",
+    }
+    stage = "-t 1440 --qos=long --mem 500000 --nodes=8 --ntasks=8 --cpus-per-task=64 --signal=USR1@60 --gres=gpu:h100:8"
+    assert found["train"] == {f"-A mine -p {partition} {stage}" for partition in ("gpu", "large")}
+
+
+def test_an_old_site_file_is_refused_with_its_new_place(tmp_path):
+    project = ProjectCopy.make(tmp_path)
+    (project.folder / "configs/site.yaml").write_text("all: {partition: gpu}\n")
+    done = project.snakemake("-n")
+    assert done.returncode != 0 and "workflow/profiles/slurm/config.yaml" in done.stdout

@@ -277,6 +277,9 @@ class RuntimeConfig(Strict):
     gpus_per_node: NonNegativeInt = Field(
         0, description="GPUs of each node that a job asks its cluster for: one a process, or none"
     )
+    gpu_type: Annotated[str, Field(pattern=r"^[^\s'\":]+$")] | None = Field(
+        None, description="the cluster's name of the GPU, as in --gres=gpu:a100:8; default any"
+    )
     cpus_per_node: PositiveInt | None = Field(
         None, description="cores of each node that a job asks for; default those that its processes use"
     )
@@ -290,6 +293,9 @@ class RuntimeConfig(Strict):
     cpu_threads: NonNegativeInt = Field(0, description="threads per CPU process; 0 shares the cores evenly")
     memory_mb: PositiveInt = Field(4000, description="memory of the job on each node, MB")
     wall_minutes: PositiveInt = Field(120, description="wall time of one job; a longer stage takes several")
+    stop_seconds: NonNegativeInt = Field(
+        300, description="how long before the end of that time a job is asked for a checkpoint; 0: not"
+    )
     log_every: PositiveInt = Field(10, description="steps between lines of metrics.jsonl")
     checkpoint_every: PositiveInt = Field(500, description="steps between checkpoints")
     keep_last_checkpoints: Annotated[Int, Field(ge=2)] = Field(
@@ -320,6 +326,12 @@ class RuntimeConfig(Strict):
     def cores_per_node(self) -> int:
         """Cores that a job takes on each node."""
         return self.cpus_per_node or self.processes_per_node * max(self.cpu_threads, 1)
+
+    @property
+    def gres(self) -> str | None:
+        """The GPUs of each node as Slurm's generic resource; None without."""
+        kind = f":{self.gpu_type}" if self.gpu_type else ""
+        return f"gpu{kind}:{self.gpus_per_node}" if self.gpus_per_node else None
 
     @model_validator(mode="after")
     def _one_process_drives_one_gpu(self) -> RuntimeConfig:

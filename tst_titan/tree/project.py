@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from tst_titan.compare.published import published_cell, published_experiment, published_tables
 from tst_titan.config.experiment import ProjectConfig, ScaleConfig
@@ -15,11 +15,7 @@ from tst_titan.data.config import load_corpus, render_steps
 from tst_titan.data.corpus import CorpusConfig
 from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
-from tst_titan.run.attempts import Attempts
-from tst_titan.run.cluster.site import JobRequest, Kind, SiteConfig
-from tst_titan.run.lock import writer_of
 from tst_titan.tree.draft import ScaleError
-from tst_titan.tree.folder import StageFolder
 from tst_titan.tree.resolve import Catalog, Experiment, Run, Stage, render, resolve, stages_of
 
 # Evaluations of a final model by their key in the comparison's spec: what an experiment asks for, and the file.
@@ -119,11 +115,11 @@ class Project:
         return self._scales[name]
 
     def experiment(self, name: str, scale: str | None = None) -> Experiment:
-        """A resolved experiment, with this project's W&B mode and this site's nodes in its run-time configs."""
+        """A resolved experiment, with this project's W&B mode in its run-time configs."""
         key = (name, scale or self.scale_name)
         if key not in self._experiments:
             experiment = resolve(self.catalog, *key, self.config.seeds)
-            runs = tuple(self._as_run_here(run, key[1]) for run in experiment.runs)
+            runs = tuple(self._with_wandb(run) for run in experiment.runs)
             self._experiments[key] = replace(experiment, runs=runs)
         return self._experiments[key]
 
@@ -207,46 +203,6 @@ class Project:
         asked = what in self.experiment(experiment, scale).config.evaluate
         return asked and (what != "tasks" or bool(self.scale(scale).evaluation.tasks))
 
-    @cached_property
-    def site(self) -> SiteConfig:
-        """configs/site.yaml."""
-        return SiteConfig.read(self.site_path)
-
-    @property
-    def site_path(self) -> Path:
-        """Where jobs' demands on a cluster are written down."""
-        return self.root / "configs" / "site.yaml"
-
-    def request(self, kind: Kind) -> JobRequest:
-        """What a job of a kind asks for."""
-        return self.site.request(kind, self.scale_name)
-
-    def requests(self) -> list[JobRequest]:
-        """What jobs may ask for, each once: those of all kinds and of the wanted stages."""
-        kinds = [self.request(kind) for kind in get_args(Kind) if kind != "train"]
-        stages = [self.stage_request(stage.recipe, stage.lineage) for stage in self.stages.values()]
-        return list(dict.fromkeys([*kinds, *stages]))
-
-    def stage_request(self, recipe: str, lineage: str) -> JobRequest:
-        """What a stage's job asks for, from what was rendered for it and, for the rest, from the site.
-
-        One that died too often without progress is not trained again: it asks for a core and minutes to say so.
-        """
-        folder = StageFolder.at(Path(self.results) / "train" / recipe / lineage)
-        scale = read_yaml(Path(self.results) / "train" / recipe / "recipe.yaml")["scale"]
-        request = self.site.train_request(folder.runtime, f"{recipe}/{lineage}", scale)
-        if writer_of(folder) is None and Attempts(folder).exhausted():
-            small = {
-                "nodes": 1,
-                "gpus": 0,
-                "cpus": 1,
-                "memory_mb": 2000,
-                "wall_minutes": 5,
-                "stop_seconds": 0,
-            }
-            return request.model_copy(update=small)
-        return request
-
     def comparison_spec(self, experiment: Experiment) -> dict[str, Any]:
         """What the comparison of an experiment reads (tst_titan/compare/spec.py)."""
         scale = self.scale()
@@ -294,11 +250,9 @@ class Project:
         evaluation = self.scale().evaluation.model_dump(mode="json")
         write_if_changed(results / "evaluate" / run.recipe / "evaluation.yaml", to_yaml(evaluation))
 
-    def _as_run_here(self, run: Run, scale: str) -> Run:
-        stages = []
-        for stage in run.stages:
-            runtime = stage.runtime.model_copy(update={"wandb": self.config.wandb})
-            stages.append(replace(stage, runtime=self.site.runtime(runtime, stage.path, scale)))
+    def _with_wandb(self, run: Run) -> Run:
+        mode = {"wandb": self.config.wandb}
+        stages = (replace(stage, runtime=stage.runtime.model_copy(update=mode)) for stage in run.stages)
         return replace(run, stages=tuple(stages))
 
     def _check_vocabularies(self, corpora: Mapping[str, CorpusConfig]) -> None:

@@ -9,14 +9,12 @@ from pathlib import Path
 from snakemake.cli import get_argument_parser
 from snakemake.logging import logger
 
-from tst_titan.run.cluster.resources import NAMES, resources, scratch_folder
 from tst_titan.config.load import did_you_mean
 from tst_titan.tree.project import EVALUATIONS, Project
 from tst_titan.errors import UserError
 from tst_titan.run.progress import Terminal
 from tst_titan.run.prune import Pruning, check_parents
 from tst_titan.run.upgrade import recognise_format_1
-from tst_titan.tree.plan import Cost
 
 ROOT = Path(workflow.basedir)
 # The command line as Snakemake's own parser reads it: `workflow` does not know its targets yet. Jobs have none.
@@ -58,6 +56,13 @@ def terminal():
 
 
 TERMINAL = terminal()
+
+if (ROOT / "configs/site.yaml").exists():
+    raise WorkflowError(
+        "configs/site.yaml is not read any more: what jobs ask of your cluster belongs into "
+        "workflow/profiles/slurm/config.yaml, nodes and GPUs of stages into `runtime` of configs/scales/*.yaml; "
+        "docs/slurm.md says which key goes where. Then remove the file"
+    )
 
 try:
     PROJECT = Project.open(ROOT, config, ASKED.targets)
@@ -107,55 +112,3 @@ def corpus_of(recipe):
 def evaluation_config(recipe):
     """Rendered evaluation settings of a recipe."""
     return f"{RESULTS}/evaluate/{recipe}/evaluation.yaml"
-
-
-def cores(kind):
-    """Cores of a kind of rule (configs/site.yaml)."""
-    return PROJECT.request(kind).cpus
-
-
-def asks(kind, **computed):
-    """Resources of a kind of rule: what its jobs ask a cluster for.
-
-    Args:
-        kind: of configs/site.yaml, whose values win.
-        computed: resources from the job's own size, for what the site leaves out.
-    """
-    request = PROJECT.request(kind)
-    wanted = {k: v for k, v in resources(request).items() if v is not None}
-    return computed | wanted | {"tmpdir": lambda wildcards: scratch_folder(request)}
-
-
-@cache
-def stage_request(recipe, lineage, attempt):
-    """What a stage's job asks for at one attempt: it depends on how the last one ended."""
-    return PROJECT.stage_request(recipe, lineage)
-
-
-def stage_cores(wildcards, attempt):
-    """Cores of a stage's job on each node.
-
-    On one machine nobody hands out GPUs: a stage that wants some takes all cores, so that it has them to itself.
-    """
-    request = stage_request(wildcards.recipe, wildcards.lineage, attempt)
-    if request.gpus and workflow.is_main_process and not workflow.non_local_exec:
-        return workflow.cores
-    return request.cpus
-
-
-def stage_asks():
-    """Resources of a stage, each a function of its wildcards."""
-
-    def resource(name):
-        def of(wildcards, attempt):
-            request = stage_request(wildcards.recipe, wildcards.lineage, attempt)
-            return resources(request, stops_on_signal=True)[name]
-
-        return of
-
-    def scratch(wildcards, attempt):
-        return scratch_folder(
-            stage_request(wildcards.recipe, wildcards.lineage, attempt)
-        )
-
-    return {name: resource(name) for name in NAMES} | {"tmpdir": scratch}

@@ -50,9 +50,10 @@ rule data_part:
         parts=r"\d+",
     conda:
         "../../envs/data.yaml"
-    threads: cores("data")
+    threads: 8
     resources:
-        **asks("data"),
+        mem_mb=16000,
+        runtime=720,
     params:
         folder=DATA,
     shell:
@@ -70,9 +71,10 @@ rule filter_documents:
         DATA + "/logs/filter.log",
     conda:
         "../../envs/data.yaml"
-    threads: cores("data")
+    threads: 8
     resources:
-        **asks("data"),
+        mem_mb=16000,
+        runtime=720,
     params:
         folder=DATA,
     shell:
@@ -90,9 +92,10 @@ rule deduplicate_documents:
         DATA + "/logs/deduplicate.log",
     conda:
         "../../envs/data.yaml"
-    threads: cores("deduplicate")
+    threads: 8
     resources:
-        **asks("deduplicate"),
+        mem_mb=32000,
+        runtime=720,
     params:
         folder=DATA,
     shell:
@@ -110,9 +113,10 @@ rule split_documents:
         DATA + "/logs/split.log",
     conda:
         "../../envs/data.yaml"
-    threads: cores("data")
+    threads: 8
     resources:
-        **asks("data"),
+        mem_mb=16000,
+        runtime=720,
     params:
         folder=DATA,
     shell:
@@ -129,9 +133,10 @@ rule make_tokenizer:
         DATA + "/logs/tokenizer.log",
     conda:
         "../../envs/data.yaml"
-    threads: cores("data")
+    threads: 8
     resources:
-        **asks("data"),
+        mem_mb=16000,
+        runtime=720,
     params:
         folder=DATA,
     shell:
@@ -149,9 +154,10 @@ rule tokenize:
         DATA + "/logs/tokens.log",
     conda:
         "../../envs/data.yaml"
-    threads: cores("data")
+    threads: 8
     resources:
-        **asks("data"),
+        mem_mb=16000,
+        runtime=720,
     params:
         folder=DATA,
     shell:
@@ -167,9 +173,10 @@ rule data_manifest:
         DATA + "/logs/manifest.log",
     conda:
         "../../envs/data.yaml"
-    threads: cores("data")
+    threads: 8
     resources:
-        **asks("data"),
+        mem_mb=16000,
+        runtime=720,
     params:
         folder=DATA,
     shell:
@@ -185,9 +192,10 @@ rule mutual_information:
         DATA + "/logs/mutual_information.log",
     conda:
         "../../envs/data.yaml"
-    threads: cores("small")
+    threads: 1
     resources:
-        **asks("small"),
+        mem_mb=8000,
+        runtime=240,
     params:
         folder=DATA,
     shell:

@@ -7,12 +7,37 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from tst_titan.config.load import did_you_mean
 from tst_titan.errors import UserError
 
+WHERE = (
+    "Partition, account and scratch belong into workflow/profiles/slurm/config.yaml; nodes, GPUs, memory and time of a "
+    "stage are `runtime` of its scale, configs/scales/*.yaml"
+)
+# Resources that the executor turns into options of sbatch, and Snakemake's own.
+KNOWN = {
+    *("_cores", "_nodes", "tmpdir"),
+    *("mem", "mem_mb", "mem_mib", "mem_mb_per_cpu", "disk", "disk_mb", "disk_mib"),
+    *(
+        "runtime",
+        "slurm_partition",
+        "slurm_account",
+        "qos",
+        "constraint",
+        "reservation",
+        "slurm_cluster",
+        "cluster",
+        "clusters",
+    ),
+    *("nodes", "tasks", "tasks_per_node", "tasks_per_gpu", "cpus_per_task", "cpus_per_gpu", "mpi"),
+    *("gres", "gpu", "gpu_model", "gpu_manufacturer", "slurm_extra", "slurm_requeue"),
+}
 SINFO = ["sinfo", "--noheader", "--exact", "--all", "--format=%R|%P|%l|%D|%c|%m|%G"]
 
 
@@ -46,6 +71,7 @@ class Demand:
     memory_mb: int
     gpus: int
     gpu_type: str
+    unknown: tuple[str, ...]
 
     @classmethod
     def of(cls, job: str, threads: int, resources: Mapping[str, Any]) -> Demand:
@@ -60,6 +86,7 @@ class Demand:
             memory_mb=int(resources.get("mem_mb") or 0),
             gpus=int(count),
             gpu_type="" if kind == "gpu" else kind,
+            unknown=tuple(sorted(set(resources.keys()) - KNOWN)),
         )
 
 
@@ -88,13 +115,12 @@ def parse_nodes(line: str) -> Nodes:
     return Nodes(name, marked.endswith("*"), _minutes(limit), int(count), int(cpus), int(memory), gpus)
 
 
-def check(demands: Iterable[Demand], nodes: Iterable[Nodes], source: str) -> None:
+def check(demands: Iterable[Demand], nodes: Iterable[Nodes]) -> None:
     """Refuse what the cluster cannot give.
 
     Args:
         demands: of all jobs that would be submitted.
         nodes: what the cluster has.
-        source: the file that says what jobs ask for.
 
     Raises:
         UserError: one line per kind of mistake, with what was found and what the site has.
@@ -105,22 +131,40 @@ def check(demands: Iterable[Demand], nodes: Iterable[Nodes], source: str) -> Non
         for problem in _problems(demand, known):
             problems.setdefault(problem, demand.job)
     if problems:
-        lines = [f"{source}: {problem} ({job})" for problem, job in problems.items()]
-        raise UserError("\n".join(lines))
+        lines = [f"{job}: {problem}" for problem, job in problems.items()]
+        raise UserError("\n".join([*lines, WHERE]))
+
+
+def check_scratch(folder: str) -> None:
+    """Refuse a folder for temporary files that is here and cannot be written; only the nodes may have others.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if Path(folder).is_absolute() and Path(folder).is_dir():
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise UserError(
+                f"resource tmpdir: found {folder}; cannot write there: {error.strerror}. Give a folder "
+                "that you may write: default-resources in workflow/profiles/slurm/config.yaml"
+            ) from None
 
 
 def _problems(demand: Demand, known: list[Nodes]) -> Iterable[str]:
+    for name in demand.unknown:
+        yield f"resource {name!r} is unknown{did_you_mean(name, sorted(KNOWN))}"
     names = ", ".join(sorted({nodes.partition for nodes in known}))
     if demand.partition is None:
         mine = [nodes for nodes in known if nodes.is_default]
         if not mine:
-            yield f"key partition: missing, and this cluster has no default; its partitions: {names}"
+            yield f"resource slurm_partition: missing, and this cluster has no default; its partitions: {names}"
             return
     else:
         wanted = demand.partition.split(",")
         mine = [nodes for nodes in known if nodes.partition in wanted]
         if not mine:
-            yield f"key partition: found {demand.partition!r}; this cluster's partitions: {names}"
+            yield f"resource slurm_partition: found {demand.partition!r}; this cluster's partitions: {names}"
             return
     where = f"partition {mine[0].partition}" if len({n.partition for n in mine}) == 1 else demand.partition
     yield from _too_much(demand, mine, str(where))
@@ -130,7 +174,7 @@ def _too_much(demand: Demand, mine: list[Nodes], where: str) -> Iterable[str]:
     limits = [nodes.minutes for nodes in mine]
     if None not in limits and demand.minutes > (most := max(limit for limit in limits if limit is not None)):
         yield (
-            f"key wall_minutes: found {demand.minutes}; {where} allows {most}. A stage that takes longer takes "
+            f"resource runtime: found {demand.minutes} minutes; {where} allows {most}. A stage that takes longer takes "
             "several jobs"
         )
     if demand.gpus:
@@ -140,20 +184,20 @@ def _too_much(demand: Demand, mine: list[Nodes], where: str) -> Iterable[str]:
                 kinds[kind] = max(kinds[kind], number)
         has = ", ".join(f"{number} {kind}".strip() for kind, number in kinds.items()) or "none"
         if demand.gpu_type and demand.gpu_type not in kinds:
-            yield f"key gpu_type: found {demand.gpu_type!r}; the nodes of {where} have at most: {has}"
+            yield f"resource gres: found GPUs of type {demand.gpu_type!r}; the nodes of {where} have at most: {has}"
             return
         most = kinds[demand.gpu_type] if demand.gpu_type else max(kinds.values(), default=0)
         if demand.gpus > most:
-            yield f"key gpus: found {demand.gpus} a node; the nodes of {where} have at most: {has}"
+            yield f"resource gres: found {demand.gpus} GPUs a node; the nodes of {where} have at most: {has}"
     sizes = (
-        ("cpus", demand.cpus, max(nodes.cpus for nodes in mine), "cores"),
-        ("memory_mb", demand.memory_mb, max(nodes.memory_mb for nodes in mine), "MB"),
+        ("threads", demand.cpus, max(nodes.cpus for nodes in mine), "cores"),
+        ("resource mem_mb", demand.memory_mb, max(nodes.memory_mb for nodes in mine), "MB"),
     )
     for key, found, most, unit in sizes:
         if found > most:
-            yield f"key {key}: found {found}; the nodes of {where} have at most {most} {unit}"
+            yield f"{key}: found {found}; the nodes of {where} have at most {most} {unit}"
     if demand.nodes > (count := sum(nodes.count for nodes in mine)):
-        yield f"key nodes: found {demand.nodes}; {where} has {count}"
+        yield f"resource nodes: found {demand.nodes}; {where} has {count}"
 
 
 def _minutes(limit: str) -> int | None:
