@@ -35,6 +35,12 @@ MOE = {
     "vocab_size": 64,
     "max_sequence_length": 64,
 }
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama3": DENSE,
+    "qwen3": {**{key: value for key, value in MOE.items() if key != "moe"}, "ffn_dim": 48},
+    "qwen3_moe": MOE,
+}
+"""A small shape of every architecture, for tests of what each of them must do."""
 SCHEDULE = {"warmup_steps": 2}
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tests.evaluate.test_local_task import short_definition
-from tests.stages import DENSE, MOE, Tree, train
+from tests.stages import DENSE, MOE, SHAPES, Tree, train
 from tst_titan.config.experiment import EvaluationConfig
 from tst_titan.config.schema import ModelConfig
 from tst_titan.data.shards import TokenStream
@@ -24,8 +24,7 @@ cpu.prepare()
 from tst_titan.titan import export, probe  # noqa: E402
 from tst_titan.titan.models import build_model_spec  # noqa: E402
 
-QWEN_DENSE = {**{key: value for key, value in MOE.items() if key != "moe"}, "ffn_dim": 48}
-FAMILIES = pytest.mark.parametrize("shape", [DENSE, QWEN_DENSE, MOE], ids=["llama3", "qwen3", "qwen3_moe"])
+FAMILIES = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 CHECKPOINT = "checkpoint/0123456789ab/step-3"
 
 
