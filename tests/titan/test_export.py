@@ -113,6 +113,24 @@ def test_expert_biases_are_exported_beside_the_weights_and_what_they_do_is_measu
         assert_same_logits(AutoModelForCausalLM.from_pretrained(out), model)
 
 
+def test_biases_that_the_architecture_has_a_place_for_are_among_its_weights(tree, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    shape = SHAPES["deepseek_v3"]
+    model = moved(shape, bias=0.3)
+    biases = probe.expert_biases(model)
+    assert sorted(biases) == ["layers.1.moe.expert_bias_E", "layers.2.moe.expert_bias_E"]
+    assert export.export_stage(finished(tree, shape, model), tmp_path / "out")["expert_bias"] is None
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    for name, bias in biases.items():
+        router = exported.model.layers[int(name.split(".")[1])].mlp.gate
+        torch.testing.assert_close(router.e_score_correction_bias, bias, rtol=0, atol=0)
+    assert_same_logits(exported, model)
+    exported.model.layers[1].mlp.gate.e_score_correction_bias.zero_()
+    with pytest.raises(AssertionError, match="not close"):
+        assert_same_logits(exported, model)
+
+
 def test_evaluations_choose_experts_as_in_training(tree, tmp_path, monkeypatch):
     import lm_eval
 

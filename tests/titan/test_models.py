@@ -1,11 +1,13 @@
 """Shapes of configs/models: parameters against the built modules and transformers, FLOPs against torch's counter."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.nn.attention import SDPBackend
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,6 +18,7 @@ from tst_titan.titan import cpu
 
 cpu.prepare()
 
+from torchtitan.models.deepseek_v3 import deepseekv3_configs  # noqa: E402
 from torchtitan.models.llama3 import llama3_configs  # noqa: E402
 from torchtitan.models.qwen3 import qwen3_configs  # noqa: E402
 
@@ -113,6 +116,21 @@ FLAVOURS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "norm_eps": 1e-6,
         },
     ),
+    "deepseek_v3": (
+        partial(deepseekv3_configs["debugmodel"], moe_comm_backend="standard"),
+        {
+            "n_layers": 6,
+            "n_heads": 16,
+            "n_kv_heads": 16,
+            "ffn_dim": 1024,
+            "moe": {"n_experts": 8, "top_k": 3, "expert_ffn_dim": 256, "n_shared_experts": 2},
+            "n_dense_layers": 1,
+            "kv_lora_rank": 512,
+            "qk_nope_head_dim": 128,
+            "qk_rope_head_dim": 64,
+            "v_head_dim": 128,
+        },
+    ),
 }
 
 
@@ -137,3 +155,21 @@ def test_the_initialisation_is_torchtitans_own(family):
     for our_part, their_part in [*parts, (ours.layers[3], theirs.layers[3])]:
         torch.testing.assert_close(drawn(our_part), drawn(their_part), rtol=0, atol=0)
     assert ours.norm.eps == model.norm_eps
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"n_kv_heads": 2}, "n_kv_heads (2) must be n_heads (4)"),
+        ({"head_dim": 8}, "leave head_dim out"),
+        ({"qk_rope_head_dim": 3}, "qk_rope_head_dim (3) must be even"),
+        ({"n_dense_layers": 3}, "n_dense_layers (3) must leave at least one of n_layers (3)"),
+        ({"norm_eps": 1e-5}, "norm_eps (1e-05) must be 1e-6"),
+        ({"moe": {"n_experts": 8, "top_k": 2, "expert_ffn_dim": 4, "n_groups": 3}}, "groups of at least 2"),
+        ({"moe": {"n_experts": 8, "top_k": 3, "expert_ffn_dim": 4, "n_groups": 4}}, "must hold top_k (3)"),
+    ],
+)
+def test_shapes_that_deepseek_v3_cannot_have(change, words):
+    with pytest.raises(ValidationError) as error:
+        ModelConfig.model_validate(SHAPES["deepseek_v3"] | change)
+    assert words in str(error.value)
