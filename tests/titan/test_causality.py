@@ -10,9 +10,8 @@ from tst_titan.titan import cpu
 
 cpu.prepare()
 
-from tst_titan.titan.embedding import superpose_input  # noqa: E402
-from tst_titan.titan.loss import BagLoss  # noqa: E402
 from tst_titan.titan.models import build_model_spec  # noqa: E402
+from tst_titan.titan.superposition import BagLoss, superpose_input  # noqa: E402
 
 LATENTS, BAG, VOCABULARY = 5, 3, 64
 ROUNDING = (

@@ -21,7 +21,7 @@ from tst_titan.tree.folder import StageFolder
 
 cpu.prepare()
 
-from tst_titan.titan import export, probe  # noqa: E402
+from tst_titan.titan import export, same_logits  # noqa: E402
 from tst_titan.titan.models import build_model_spec  # noqa: E402
 
 FAMILIES = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -48,7 +48,7 @@ def moved(shape: dict, bias: float = 0.05) -> Any:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
-        for buffer in probe.expert_biases(model).values():
+        for buffer in same_logits.expert_biases(model).values():
             buffer.normal_(std=bias)
     return model
 
@@ -103,7 +103,7 @@ def test_expert_biases_are_exported_beside_the_weights_and_what_they_do_is_measu
 
     model, out = moved(MOE, bias=0.3), tmp_path / "out"
     bias = export.export_stage(finished(tree, MOE, model), out)["expert_bias"]
-    expected = max(buffer.abs().max().item() for buffer in probe.expert_biases(model).values())
+    expected = max(buffer.abs().max().item() for buffer in same_logits.expert_biases(model).values())
     assert bias["max_abs"] == pytest.approx(expected)
     assert bias["max_abs_logit_difference_with"] < 1e-5
     assert bias["max_abs_logit_difference_without"] > 1e-2
@@ -118,7 +118,7 @@ def test_biases_that_the_architecture_has_a_place_for_are_among_its_weights(tree
 
     shape = SHAPES["deepseek_v3"]
     model = moved(shape, bias=0.3)
-    biases = probe.expert_biases(model)
+    biases = same_logits.expert_biases(model)
     assert sorted(biases) == ["layers.1.moe.expert_bias_E", "layers.2.moe.expert_bias_E"]
     assert export.export_stage(finished(tree, shape, model), tmp_path / "out")["expert_bias"] is None
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
