@@ -235,6 +235,8 @@ def test_mistakes_in_a_run_name_file_key_and_value(catalog, run, words):
     ("file", "change", "words"),
     [
         ("models/m.yaml", {"n_heads": 5}, ["n_heads (5) must divide dim (32)"]),
+        ("models/m.yaml", {"family": "llama4"}, ["family", "'llama4'", "'deepseek_v3'"]),
+        ("models/m.yaml", {"family": "deepseek_v3", "kv_lora_rnk": 8}, ["did you mean 'kv_lora_rank'"]),
         ("models/m.yaml", {"n_kv_heads": 3}, ["n_kv_heads (3) must divide n_heads (4)"]),
         (
             "models/m.yaml",

@@ -6,4 +6,4 @@ transformers imports them when it is called.
 
 from typing import Literal
 
-Family = Literal["llama3", "qwen3"]
+Family = Literal["llama3", "qwen3", "deepseek_v3"]

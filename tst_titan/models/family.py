@@ -118,8 +118,9 @@ class ModelConfig(Strict):
     @model_validator(mode="wrap")
     @classmethod
     def _as_its_family(cls, content: Any, validate: ModelWrapValidatorHandler[ModelConfig]) -> ModelConfig:
-        if cls is ModelConfig and isinstance(content, Mapping) and content.get("family") in get_args(Family):
-            return family_class(content["family"]).model_validate(content)
+        if cls is ModelConfig and isinstance(content, Mapping):
+            family = class_of(content)
+            return validate(content) if family is cls else family.model_validate(content)
         return validate(content)
 
     def layers(self) -> Iterator[Layer]:
@@ -239,6 +240,12 @@ class GroupedQueryModel(ModelConfig):
 def family_class(name: str) -> type[ModelConfig]:
     """The class of a listed family: ``Qwen3`` of qwen3.py."""
     return getattr(import_module(f"tst_titan.models.{name}"), name.title().replace("_", ""))
+
+
+def class_of(content: Mapping[str, Any]) -> type[ModelConfig]:
+    """The class of the family that a shape names; ``ModelConfig``, which refuses it, where none is listed."""
+    name = content.get("family")
+    return family_class(str(name)) if name in get_args(Family) else ModelConfig
 
 
 def families() -> Iterator[type[ModelConfig]]:

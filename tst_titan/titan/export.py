@@ -21,7 +21,7 @@ from tst_titan.files import write_if_changed
 from tst_titan.models.exported import EXPERT_BIAS_FILE
 from tst_titan.models.family import ModelConfig
 from tst_titan.titan import cpu
-from tst_titan.titan.probe import Probe, expert_biases
+from tst_titan.titan.same_logits import Probe, expert_biases
 from tst_titan.tree.folder import StageFolder
 
 MAX_SHARD_BYTES = 5 * 10**9  # the size that transformers writes too

@@ -25,15 +25,12 @@ from tst_titan.config.schema import RuntimeConfig, StageConfig
 from tst_titan.superposition import LOSSES, target_weights
 from tst_titan.titan import cpu
 from tst_titan.titan.checkpoints import StageCheckpoints
-from tst_titan.titan.embedding import superpose_input
-from tst_titan.titan.expert_load import ExpertLoad
 from tst_titan.titan.initialization import draw_whole_tensors
-from tst_titan.titan.loader import LaneLoader
-from tst_titan.titan.loss import BagLoss
-from tst_titan.titan.metrics import StageMetrics
+from tst_titan.titan.loader import LaneLoader, NoTokenizer
+from tst_titan.titan.metrics import ExpertLoad, StageMetrics
 from tst_titan.titan.models import build_model_spec
 from tst_titan.titan.schedule import scheduler_config
-from tst_titan.titan.tokenizer import NoTokenizer
+from tst_titan.titan.superposition import BagLoss, superpose_input
 from tst_titan.titan.trainer import StageTrainer
 from tst_titan.tree.folder import StageFolder
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torchtitan.components.dataloader import BaseDataLoader
+from torchtitan.components.tokenizer import BaseTokenizer
 
 from tst_titan.config.schema import DataConfig, StageConfig
 from tst_titan.data.lanes import Lanes
@@ -106,3 +107,26 @@ def open_lanes(manifest: Path, data: DataConfig) -> Lanes:
         allow_repeat=data.allow_repeat,
         limit_tokens=data.limit_tokens,
     )
+
+
+class NoTokenizer(BaseTokenizer):
+    """torchtitan builds a tokenizer whether or not it is used; the shards hold token ids already."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(BaseTokenizer.Config):
+        pass
+
+    def __init__(self, config: Config, *, tokenizer_path: str = "", **_: Any):
+        super().__init__()
+
+    def encode(self, *args: Any, **kwargs: Any) -> list[int]:
+        """Never called by training."""
+        raise RuntimeError("training reads token shards; there is nothing to encode")
+
+    def decode(self, *args: Any, **kwargs: Any) -> str:
+        """Never called by training."""
+        raise RuntimeError("training reads token shards; there is nothing to decode")
+
+    def get_vocab_size(self) -> int:
+        """Never called by training."""
+        raise RuntimeError("the vocabulary's size is a value of the model's config")

@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(folder: StageFolder, started: float) -> int:
-    from tst_titan.titan.checks import check_job
+    from tst_titan.titan.preflight import check_job
 
     _one_process_defaults()
     rank = int(os.environ["RANK"])
@@ -65,8 +65,8 @@ def _run(
     device = cpu.prepare()
     _set_threads(folder)
     torch.use_deterministic_algorithms(device == "cpu")
-    from tst_titan.titan.finish import write_stage_manifest
     from tst_titan.titan.job import Job
+    from tst_titan.titan.manifest import write_stage_manifest
 
     device_name = torch.cuda.get_device_name() if device == "cuda" else _cpu_name()
     job = Job(folder, identity, parent, device_name)

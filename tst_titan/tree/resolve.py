@@ -14,9 +14,10 @@ from typing import Any
 
 from tst_titan.config.experiment import Collection, ExperimentConfig, ProjectConfig, ScaleConfig
 from tst_titan.config.load import choose_file, dump, load, parse, read_yaml
-from tst_titan.config.schema import ModelConfig, RuntimeConfig, StageConfig
+from tst_titan.config.schema import RuntimeConfig, StageConfig
 from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
+from tst_titan.models.family import ModelConfig, class_of
 from tst_titan.tree.draft import Draft, Drafter, share_trunks
 from tst_titan.tree.folder import stage_yaml
 from tst_titan.tree.grid import all_runs
@@ -169,7 +170,9 @@ class Catalog:
     def model(self, name: str) -> ModelConfig:
         """configs/models/<name>.yaml."""
         if name not in self._models:
-            self._models[name] = load(ModelConfig, choose_file(self.folder / "models", name, "model"))
+            path = choose_file(self.folder / "models", name, "model")
+            content = read_yaml(path)
+            self._models[name] = parse(class_of(content), content, path)
         return self._models[name]
 
     def targets(self) -> dict[str, tuple[str, ...]]:

@@ -33,7 +33,7 @@ def write_stage_manifest(job: Job, data: DataManifest, started: float) -> None:
     if not lines or lines[-1]["step"] != stage.end_step or not (checkpoint / ".metadata").is_file():
         raise RuntimeError(f"{folder.path}: the last step left no metrics or no checkpoint")
     parent = job.parent or {"latents": 0, "data_tokens": 0, "flops": 0.0, "seconds": 0.0, "device_hours": 0.0}
-    last, window = lines[-1], lines[-runtime.final_loss_window :]
+    last = lines[-1]
     steps = stage.end_step - stage.start_step
     device_hours = last["seconds"] / 3600 * runtime.world_size
     position = _position(job)
@@ -65,8 +65,6 @@ def write_stage_manifest(job: Job, data: DataManifest, started: float) -> None:
             "world_size": runtime.world_size,
             "peak_memory_gib": max(line["peak_memory_gib"] for line in lines),
             "final_loss": last["loss"],
-            "final_loss_mean": sum(line["loss"] for line in window) / len(window),
-            "final_loss_mean_of": len(window),
             "parameters": stage.model.count_parameters().as_manifest(),
             "flops_per_latent": job.flops_per_latent,
             "position": position,
