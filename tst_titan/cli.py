@@ -25,9 +25,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _add_commands(commands: argparse._SubParsersAction, words: list[str]) -> None:
     from tst_titan import plan
+    from tst_titan.data import command as data
     from tst_titan.run import launch, prune, restore, status
 
     launch.add_arguments(commands.add_parser("train", help="train one stage of the tree, all its processes"))
+    data.add_arguments(
+        commands.add_parser("data", help="run one step of a corpus, from sources to token shards")
+    )
     plan.add_arguments(
         commands.add_parser("plan", help="stages, FLOPs, hours and disk of experiments, before they run")
     )

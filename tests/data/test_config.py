@@ -7,21 +7,13 @@ import pytest
 import yaml
 
 from tests.data.texts import base_config, write_corpus
-from tst_titan.data.config import load_corpus, render_steps
-from tst_titan.data.corpus import STEPS, CorpusConfig, corpus_identity, step_settings
+from tst_titan.config.corpus import CorpusConfig, load_corpus
+from tst_titan.data.settings import SETTINGS, SplitSettings, render
 from tst_titan.errors import UserError
 
 ROOT = Path(__file__).parents[2]
+CORPORA = ROOT / "configs" / "corpora"
 SOURCES = [{"kind": "parquet", "path": "somewhere"}]
-
-
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "configs" / "corpora").glob("*.yaml")), ids=lambda path: path.stem
-)
-def test_shipped_corpora_load_and_resolve(path: Path) -> None:
-    corpus = load_corpus(path)
-    assert corpus.name == path.stem
-    assert set(step_settings(corpus, ROOT)) == set(STEPS)
 
 
 def test_every_field_is_described() -> None:
@@ -102,13 +94,35 @@ def test_files_that_are_no_configs(tmp_path: Path) -> None:
         load_corpus(tmp_path / "list.yaml")
 
 
+def rendered(corpus: CorpusConfig, root: Path = Path()) -> dict[str, dict[str, Any]]:
+    """The settings of each step."""
+    return {step: kind.of(corpus, root).plain() for step, kind in SETTINGS.items()}
+
+
 def test_rendering_writes_only_what_changes(tmp_path: Path) -> None:
-    config = write_corpus(tmp_path, base_config(SOURCES))
-    paths = render_steps(load_corpus(config), tmp_path / "out")
+    corpus = load_corpus(write_corpus(tmp_path, base_config(SOURCES)))
+    render(corpus, tmp_path / "out")
+    paths = {step: kind.path(tmp_path / "out") for step, kind in SETTINGS.items()}
     before = {step: path.stat().st_mtime_ns for step, path in paths.items()}
-    render_steps(load_corpus(config), tmp_path / "out")
+    render(corpus, tmp_path / "out")
     assert before == {step: path.stat().st_mtime_ns for step, path in paths.items()}
     assert yaml.safe_load(paths["split"].read_text()) == {"heldout": {"fraction": 0.1, "seed": 0}, "tasks": 2}
+
+
+@pytest.mark.parametrize("path", sorted(CORPORA.glob("*.yaml")), ids=lambda path: path.stem)
+def test_settings_are_read_back_as_they_were_written(path: Path, tmp_path: Path) -> None:
+    corpus = load_corpus(path)
+    render(corpus, tmp_path, ROOT)
+    for kind in SETTINGS.values():
+        assert kind.read(tmp_path) == kind.of(corpus, ROOT)
+
+
+def test_settings_of_another_version_are_named(tmp_path: Path) -> None:
+    render(load_corpus(write_corpus(tmp_path, base_config(SOURCES))), tmp_path)
+    path = SplitSettings.path(tmp_path)
+    path.write_text(path.read_text().replace("fraction", "share"))
+    with pytest.raises(UserError, match=r"config/split.yaml: unknown key heldout.share"):
+        SplitSettings.read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -125,13 +139,9 @@ def test_rendering_writes_only_what_changes(tmp_path: Path) -> None:
     ],
 )
 def test_an_edit_touches_its_step(tmp_path: Path, changes: dict[str, Any], touched: set[str]) -> None:
-    old = step_settings(load_corpus(write_corpus(tmp_path, base_config(SOURCES))))
-    corpus = load_corpus(write_corpus(tmp_path, base_config(SOURCES) | changes))
-    new = step_settings(corpus)
-    assert {step for step in STEPS if old[step] != new[step]} == touched
-    assert (
-        corpus_identity(corpus) == corpus_identity(load_corpus(write_corpus(tmp_path, base_config(SOURCES))))
-    ) == (not touched)
+    old = rendered(load_corpus(write_corpus(tmp_path, base_config(SOURCES))))
+    new = rendered(load_corpus(write_corpus(tmp_path, base_config(SOURCES) | changes)))
+    assert {step for step in SETTINGS if old[step] != new[step]} == touched
 
 
 def test_pins_and_tokenizer_files_are_part_of_the_settings(tmp_path: Path) -> None:
@@ -140,17 +150,15 @@ def test_pins_and_tokenizer_files_are_part_of_the_settings(tmp_path: Path) -> No
     source = {"kind": "installed_packages", "packages": ["rich", "click"], "pins": "pins.txt"}
     tokenizer = {"kind": "file", "path": "tokenizer.json", "eos_token": "e"}
     corpus = load_corpus(write_corpus(tmp_path, base_config([source], tokenizer=tokenizer)))
-    settings = step_settings(corpus, tmp_path)
+    settings = rendered(corpus, tmp_path)
     assert settings["filter"]["versions"] == {"click": "1.0", "rich": "2.0"}
     assert settings["filter"]["sources"][0]["packages"] == ["click", "rich"]
-    identity = corpus_identity(corpus, tmp_path)
     (tmp_path / "pins.txt").write_text("click==1.0\nRich==2.0\nother==4.0\n")
-    assert corpus_identity(corpus, tmp_path) == identity  # a pin that the corpus does not read
+    assert rendered(corpus, tmp_path) == settings  # a pin that the corpus does not read
     (tmp_path / "pins.txt").write_text("click==1.1\nRich==2.0\n")
-    assert corpus_identity(corpus, tmp_path) != identity
-    identity = corpus_identity(corpus, tmp_path)
+    assert rendered(corpus, tmp_path)["filter"] != settings["filter"]
     (tmp_path / "tokenizer.json").write_text("{ }")
-    assert corpus_identity(corpus, tmp_path) != identity
+    assert rendered(corpus, tmp_path)["tokenizer"] != settings["tokenizer"]
 
 
 @pytest.mark.parametrize(
@@ -169,4 +177,4 @@ def test_what_cannot_be_resolved(tmp_path: Path, source: dict, tokenizer: dict, 
     changes = {"tokenizer": tokenizer} if tokenizer else {}
     corpus = load_corpus(write_corpus(tmp_path, base_config([given], **changes)))
     with pytest.raises(UserError, match=message):
-        render_steps(corpus, tmp_path / "out", tmp_path)
+        render(corpus, tmp_path / "out", tmp_path)

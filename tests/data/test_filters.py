@@ -5,9 +5,10 @@ from pathlib import Path
 import orjson
 import pytest
 from datatrove.data import Document
+from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
 
 from tests.data.texts import document
-from tst_titan.data.corpus import Filters, LengthFilter, LinesFilter, QualityFilter, RepetitionFilter
+from tst_titan.config.corpus import Filters, LengthFilter, LinesFilter, QualityFilter, RepetitionFilter
 from tst_titan.data.filters import Length, Lines, SampleWriter, Words, make_filters
 
 
@@ -65,8 +66,9 @@ def test_config_reaches_datatrove() -> None:
         repetition=RepetitionFilter(top_n_grams={3: 0.1}, dup_n_grams={}, dup_line_frac=0.5),
         dropped_sample=0,
     )
-    (first, quality), (second, repetition) = make_filters(config, "")
+    (first, quality), (second, repetition) = make_filters(config).items()
     assert (first, second) == ("quality", "repetition")
+    assert isinstance(quality, GopherQualityFilter) and isinstance(repetition, GopherRepetitionFilter)
     assert (quality.max_non_alpha_words_ratio, quality.min_doc_words) == (0.25, 7)
     assert (repetition.top_n_grams, repetition.dup_n_grams, repetition.dup_line_frac) == (
         ((3, 0.1),),
@@ -77,10 +79,10 @@ def test_config_reaches_datatrove() -> None:
 
 
 def test_repetition_drops_a_repeated_line() -> None:
-    ((_, repetition),) = make_filters(Filters(repetition=RepetitionFilter(), dropped_sample=0), "")
+    repetition = make_filters(Filters(repetition=RepetitionFilter()))["repetition"]
     text = document(1)
     assert repetition.filter(doc(text)) is True
-    assert repetition.filter(doc("\n".join([text.splitlines()[0]] * 9)))[0] is False
+    assert repetition.filter(doc("\n".join([text.splitlines()[0]] * 9))) == (False, "dup_line_frac")
 
 
 def test_words_split_letters_from_punctuation() -> None:
@@ -98,7 +100,7 @@ def test_words_split_letters_from_punctuation() -> None:
 
 
 def test_sample_writer_stops_at_its_limit(tmp_path: Path) -> None:
-    with SampleWriter(str(tmp_path), limit=2) as writer:
+    with SampleWriter(tmp_path, limit=2) as writer:
         for number in range(5):
             writer.write(doc(f"text {number}"), 3)
     lines = (tmp_path / "00003.jsonl").read_bytes().splitlines()

