@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import yaml
+from datatrove.utils import word_tokenizers
 
 from tests.data.texts import base_config, write_corpus
 from tst_titan.config.corpus import CorpusConfig, load_corpus
-from tst_titan.data.settings import SETTINGS, SplitSettings, render
+from tst_titan.data.filters import WORDS
+from tst_titan.data.settings import SETTINGS, FilterSettings, SplitSettings, render
 from tst_titan.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +76,89 @@ def test_mistakes_are_named(tmp_path: Path, changes: dict[str, Any], message: st
     with pytest.raises(UserError, match=message) as caught:
         load_corpus(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        (
+            ["C4Quality"],
+            r"key filters.0: found 'C4Quality': no filter has this name \(did you mean 'C4QualityFilter'\?\); there "
+            "are: length, lines, quality, repetition, C4BadWordsFilter",
+        ),
+        (
+            [{"length": {"min_char": 3}}],
+            r"unknown key filters.0.length.min_char \(did you mean 'min_chars'\?\)",
+        ),
+        (
+            ["length", {"C4QualityFilter": {"min_sentences": 3}}],
+            r"key filters.1.C4QualityFilter: no argument 'min_sentences' \(did you mean 'min_num_sentences'\?\), found "
+            "with value 3; C4QualityFilter takes: split_paragraph, ",
+        ),
+        (
+            [{"C4QualityFilter": {"min_num_sentences": "many"}}],
+            "key filters.0.C4QualityFilter.min_num_sentences: found 'many': Input should be a valid number",
+        ),
+        (
+            [{"GopherRepetitionFilter": {"top_n_grams": [[2, "a"]]}}],
+            "key filters.0.GopherRepetitionFilter.top_n_grams.0.1: found 'a': Input should be a valid number",
+        ),
+        ([{"RegexFilter": {}}], "missing key filters.0.RegexFilter.regex_exp"),
+        (
+            [{"LengthFilter": {}, "LinesFilter": {}}],
+            "key filters.0: expected a filter's name, or its name and arg",
+        ),
+        (
+            {"C4QualityFilter": {}},
+            r"key filters: datatrove's filters are given as a list, in their order: \[{C4",
+        ),
+        (
+            [{"FineWebQualityFilter": {"language": "english"}}],
+            "0.FineWebQualityFilter.language: found 'english': datatrove",
+        ),
+        (
+            {"quality": {"language": "german"}},
+            "key filters.quality.language: found 'german': datatrove knows no such language",
+        ),
+    ],
+)
+def test_mistakes_in_filters_are_named(tmp_path: Path, filters: object, message: str) -> None:
+    path = write_corpus(tmp_path, base_config(SOURCES, filters=filters))
+    with pytest.raises(UserError, match=message) as caught:
+        load_corpus(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_language_needs_its_package_and_its_stop_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(language: str) -> None:
+        raise ImportError(f"Please install `spacy` to use {language} word tokenizer (`pip install spacy`).")
+
+    monkeypatch.setattr(word_tokenizers, "load_word_tokenizer", refuse)
+    path = write_corpus(tmp_path, base_config(SOURCES, filters={"repetition": {"language": "deu"}}))
+    with pytest.raises(
+        UserError, match=r"filters.repetition.language: found 'deu': .*cannot be used here: .*spacy"
+    ):
+        load_corpus(path)
+    monkeypatch.setattr(word_tokenizers, "load_word_tokenizer", lambda language: WORDS)
+    load_corpus(path)
+    path = write_corpus(tmp_path, base_config(SOURCES, filters={"quality": {"language": "deu"}}))
+    with pytest.raises(
+        UserError, match=r"filters.quality: language 'deu': min_stop_words \(2\) counts English words"
+    ):
+        load_corpus(path)
+    words = {"language": "deu", "stop_words": ["der", "die", "und"]}
+    load_corpus(write_corpus(tmp_path, base_config(SOURCES, filters={"quality": words})))
+
+
+def test_a_list_of_filters_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    filters = [{"length": {"min_chars": 7}}, "C4ParagraphFilter", {"SamplerFilter": {"rate": 1, "seed": 3}}]
+    render(load_corpus(write_corpus(tmp_path, base_config(SOURCES, filters=filters))), tmp_path)
+    written = yaml.safe_load(FilterSettings.path(tmp_path).read_text())["filters"]
+    length = {"length": {"max_chars": 1_000_000, "min_chars": 7}}
+    assert written == [length, {"C4ParagraphFilter": {}}, {"SamplerFilter": {"rate": 1, "seed": 3}}]
+    assert list(FilterSettings.read(tmp_path).plain()["filters"]) == written
 
 
 def test_all_mistakes_are_listed_at_once(tmp_path: Path) -> None:

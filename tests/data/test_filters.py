@@ -1,6 +1,7 @@
 """The filters: each reason once, and the thresholds that the config hands to datatrove."""
 
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -9,7 +10,7 @@ from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilt
 
 from tests.data.texts import document
 from tst_titan.config.corpus import Filters, LengthFilter, LinesFilter, QualityFilter, RepetitionFilter
-from tst_titan.data.filters import Length, Lines, SampleWriter, Words, make_filters
+from tst_titan.data.filters import WORDS, Length, Lines, SampleWriter, Words, make_filters
 
 
 def doc(text: str) -> Document:
@@ -97,6 +98,26 @@ def test_words_split_letters_from_punctuation() -> None:
         "1",
         "!!",
     ]
+
+
+def test_words_end_sentences() -> None:
+    text = "One is 1.5 long. Two?  Three... \nfour\n\n五。六！"
+    assert Words().sent_tokenize(text) == ["One is 1.5 long.", "Two?", "Three...", "four", "五。", "六！"]
+    assert [text[a:b] for a, b in Words().span_tokenize(text)] == Words().sent_tokenize(text)
+
+
+def test_a_list_names_filters_in_their_order(tmp_path: Path) -> None:
+    given: Any = ({"RegexFilter": {"regex_exp": "a"}}, {"lines": {}}, {"RegexFilter": {"regex_exp": "b"}})
+    filters = make_filters(given, tmp_path)
+    assert list(filters) == ["RegexFilter", "lines", "RegexFilter-2"]
+    assert [filters[name].filter(doc("abc")) for name in ("RegexFilter", "RegexFilter-2")] == [False, False]
+    assert filters["RegexFilter-2"].filter(doc("a c")) is True
+
+
+def test_words_stand_in_where_no_language_is_given() -> None:
+    (quality,) = make_filters(({"GopherQualityFilter": {"min_avg_word_length": 2.5}},)).values()
+    assert isinstance(quality, GopherQualityFilter)
+    assert (quality.language, quality.min_avg_word_length) == (WORDS, 2.5)
 
 
 def test_sample_writer_stops_at_its_limit(tmp_path: Path) -> None:

@@ -288,6 +288,16 @@ def test_mixture_keeps_the_shares_asked_for(tmp_path: Path) -> None:
     assert manifest.documents.kept == 1150 - sum(dropped.values())
 
 
+def test_filters_see_the_columns_that_a_source_keeps(data: Path, tmp_path: Path) -> None:
+    source = {"kind": "parquet", "path": str(data / "dclm"), "metadata": ["url"]}
+    url = {"URLFilter": {"use_integrated_lists": False, "extra_urls": ["https://example.org/3"]}}
+    build(write_corpus(tmp_path, base_config([source], filters=[url])), tmp_path / "out", until="filter")
+    assert sum(load_done(tmp_path / "out", "filter").counts["dropped"]["URLFilter"].values()) == 4
+    wrong = source | {"metadata": ["uri"]}
+    with pytest.raises(UserError, match=r"metadata: 'uri' is not in .*there are: .*url"):
+        build(write_corpus(tmp_path, base_config([wrong], filters=[url])), tmp_path / "out", until="filter")
+
+
 def test_within_task_shuffle_and_small_shards(data: Path, tmp_path: Path) -> None:
     source = {"kind": "parquet", "path": str(data / "dclm"), "limit_per_task": 60}
     tokens = {"shuffle": "within_task", "tokens_per_shard": 4000}

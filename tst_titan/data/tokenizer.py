@@ -13,7 +13,13 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
 
-from tst_titan.config.corpus import FileTokenizer, HubTokenizer, PackagedTokenizer, TrainTokenizer
+from tst_titan.config.corpus import (
+    FileTokenizer,
+    HubTokenizer,
+    Llama3Tokenizer,
+    Qwen3Tokenizer,
+    TrainTokenizer,
+)
 from tst_titan.data.documents import read_texts, text_fraction
 from tst_titan.data.pipelines import Part
 from tst_titan.data.settings import TokenizerSettings
@@ -95,7 +101,7 @@ def train_bpe(texts: Iterator[str], config: TrainTokenizer) -> Tokenizer:
     return tokenizer
 
 
-def existing_tokenizer(config: FileTokenizer | HubTokenizer | PackagedTokenizer) -> Tokenizer:
+def existing_tokenizer(config: FileTokenizer | HubTokenizer | Llama3Tokenizer | Qwen3Tokenizer) -> Tokenizer:
     """Load or convert a tokenizer.
 
     Raises:
