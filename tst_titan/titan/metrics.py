@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,11 +19,27 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torchtitan.components.metrics import MetricsProcessor
 from torchtitan.protocols.model_spec import ModelSpec
+from torchtitan.tools import utils
 
 from tst_titan.text import clock
 from tst_titan.titan.cpu import peak_memory_gib
 
 SECONDS_BETWEEN_LINES = 5.0
+
+
+def _run(*arguments: Any, **options: Any) -> subprocess.CompletedProcess:
+    """torchtitan asks `lspci` which GPU is there and goes on without it, but only after a FileNotFoundError.
+
+    A folder of the PATH that may not be read makes a missing program a PermissionError, a file there another OSError.
+    """
+    try:
+        return subprocess.run(*arguments, **options)
+    except OSError as error:
+        raise FileNotFoundError(str(error)) from error
+
+
+_with_our_run: Any = SimpleNamespace(**vars(subprocess) | {"run": _run})
+utils.subprocess = _with_our_run
 
 
 class StageMetrics(MetricsProcessor):
