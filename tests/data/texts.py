@@ -12,6 +12,7 @@ from tst_titan.data.config import load_corpus, render_steps
 from tst_titan.data.documents import deduplicate, filter_documents, split_documents
 from tst_titan.data.manifest import DataManifest
 from tst_titan.data.publish import write_manifest
+from tst_titan.data.stages import Part
 from tst_titan.data.tokenizer import make_tokenizer
 from tst_titan.data.tokens import make_tokens
 
@@ -99,9 +100,11 @@ def base_config(sources: list[dict[str, Any]], **changes: Any) -> dict[str, Any]
     } | changes
 
 
-def build(config: Path, folder: Path, workers: int = 1, until: str = "manifest") -> DataManifest | None:
-    """Render the config and run the steps up to `until`; the manifest if that is the last."""
-    render_steps(load_corpus(config), folder)
+def build(
+    config: Path, folder: Path, workers: int = 1, until: str = "manifest", jobs: int = 1, root: Path = Path()
+) -> DataManifest | None:
+    """Render the config and run the steps up to `until`, each in `jobs` parts; the manifest if that is the last."""
+    render_steps(load_corpus(config), folder, root)
     for step, run in (
         ("filter", filter_documents),
         ("deduplicate", deduplicate),
@@ -109,6 +112,9 @@ def build(config: Path, folder: Path, workers: int = 1, until: str = "manifest")
         ("tokenizer", make_tokenizer),
         ("tokens", make_tokens),
     ):
+        if jobs > 1 and run is not make_tokenizer:
+            for part in range(jobs):
+                run(folder, workers, Part(part, jobs))  # type: ignore[call-arg]
         run(folder, workers)
         if step == until:
             return None
