@@ -33,6 +33,7 @@ COMMANDS = {
     "prune": Command("tst_titan.run.prune", "remove the checkpoints that nothing needs any more"),
     "restore": Command("tst_titan.run.restore", "train a stage again for its pruned checkpoint"),
     # Data.
+    "data": Command("tst_titan.data.command", "run one step of a corpus, from its sources to token shards"),
     # Evaluate.
     # Compare.
     # Report.

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tst_titan.compare.published import MODEL_OF_SIZE, SWEPT_STEPS, SWEPT_WEIGHTS
-from tst_titan.data.config import load_corpus
+from tst_titan.config.corpus import load_corpus
 from tst_titan.errors import UserError
 from tst_titan.paper import published_sweeps
 from tst_titan.tree.project import Project

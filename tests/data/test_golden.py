@@ -19,7 +19,8 @@ from datatrove.io import DataFolder
 from tokenizers import Tokenizer, models
 
 from tests.data.texts import base_config, build, document, near_copy, write_corpus, write_dclm, write_fineweb
-from tst_titan.data.config import load_corpus, render_steps
+from tst_titan.config.corpus import load_corpus
+from tst_titan.data.settings import render
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "data"
@@ -165,7 +166,7 @@ def shipped(folder: Path) -> dict[str, Any]:
     """The settings that the shipped corpora render, per corpus and step; those that follow the pins left out."""
     found: dict[str, Any] = {}
     for path in sorted((ROOT / "configs" / "corpora").glob("*.yaml")):
-        render_steps(load_corpus(path), folder / path.stem, ROOT)
+        render(load_corpus(path), folder / path.stem, ROOT)
         for step in sorted((folder / path.stem / "config").glob("*.yaml")):
             settings = yaml.safe_load(step.read_text())
             if settings.pop("versions", None):

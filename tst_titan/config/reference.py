@@ -121,8 +121,8 @@ def _bounds(constraints: list[Any]) -> Iterator[str]:
 
 def everything() -> str:
     """The whole of docs/config.md."""
+    from tst_titan.config.corpus import CorpusConfig
     from tst_titan.config.experiment import Collection, ExperimentConfig, ProjectConfig, ScaleConfig
-    from tst_titan.data.corpus import CorpusConfig
     from tst_titan.models.family import ModelConfig
 
     return reference(

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tst_titan.compare.published import published_cell, published_experiment, published_tables
+from tst_titan.config.corpus import CorpusConfig, load_corpus
 from tst_titan.config.experiment import ProjectConfig, ScaleConfig
 from tst_titan.config.load import read_yaml, to_yaml
-from tst_titan.data.config import load_corpus, render_steps
-from tst_titan.data.corpus import CorpusConfig
+from tst_titan.data.settings import render as render_corpus
 from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
 from tst_titan.run.attempts import Attempts
@@ -177,7 +177,7 @@ class Project:
         corpora = self.corpora()
         self._check_vocabularies(corpora)
         for name, corpus in (corpora | self._corpora(self.corpus_names)).items():
-            render_steps(corpus, results / "data" / name, root=self.root)
+            render_corpus(corpus, results / "data" / name, root=self.root)
         render(self.stages, results)
         for experiment in self.wanted():
             folder = results / "compare" / self.scale_name / experiment.name

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from datatrove.pipeline.base import PipelineStep
 
-from tst_titan.data.stages import WHOLE, Part, Stage, completed, counts, run_stage
+from tst_titan.data.pipelines import WHOLE, Part, Pipeline, completed, counts_of, run_pipeline
 
 
 class Count(PipelineStep):
@@ -44,9 +44,9 @@ def pipeline(folder: Path) -> list[PipelineStep]:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Stage:
+def counting(tmp_path: Path) -> Pipeline:
     """Five counting tasks."""
-    return Stage("count", 5, partial(pipeline, tmp_path))
+    return Pipeline("count", 5, partial(pipeline, tmp_path))
 
 
 @pytest.mark.parametrize(("tasks", "jobs"), [(5, 1), (5, 2), (5, 5), (97, 8)])
@@ -55,30 +55,30 @@ def test_parts_cover_all_tasks_once(tasks: int, jobs: int) -> None:
     assert ranks == list(range(tasks)) == list(WHOLE.ranks(tasks))
 
 
-def test_counts_are_summed_over_tasks(stage: Stage, tmp_path: Path) -> None:
-    run_stage(stage, tmp_path, 1, Part(1, 2))
+def test_counts_are_summed_over_tasks(counting: Pipeline, tmp_path: Path) -> None:
+    run_pipeline(counting, tmp_path, 1, Part(1, 2))
     assert completed(tmp_path / "count") == {2, 3, 4}
     with pytest.raises(RuntimeError, match=r"tasks \[0, 1\] are not finished"):
-        counts(tmp_path / "count", 5)
-    run_stage(stage, tmp_path, 1)
-    (total,) = counts(tmp_path / "count", 5)
+        counts_of(tmp_path / "count", 5)
+    run_pipeline(counting, tmp_path, 1)
+    (total,) = counts_of(tmp_path / "count", 5)
     assert total == {"tasks": 5, "ranks": 10}
 
 
-def test_a_killed_worker_is_an_error_and_the_rest_is_kept(stage: Stage, tmp_path: Path) -> None:
+def test_a_killed_worker_is_an_error_and_the_rest_is_kept(counting: Pipeline, tmp_path: Path) -> None:
     (tmp_path / "kill-4").touch()
     with pytest.raises(RuntimeError, match="a worker was killed, by the system if memory ran out"):
-        run_stage(stage, tmp_path, 2)
+        run_pipeline(counting, tmp_path, 2)
     assert 4 not in completed(tmp_path / "count")
     (tmp_path / "kill-4").unlink()
-    run_stage(stage, tmp_path, 2)
+    run_pipeline(counting, tmp_path, 2)
     assert completed(tmp_path / "count") == set(range(5))
 
 
-def test_a_failing_task_fails_the_stage(stage: Stage, tmp_path: Path) -> None:
+def test_a_failing_task_fails_the_pipeline(counting: Pipeline, tmp_path: Path) -> None:
     (tmp_path / "fail-1").touch()
     with pytest.raises(ValueError, match="as asked for"):
-        run_stage(stage, tmp_path, 1)
+        run_pipeline(counting, tmp_path, 1)
     assert completed(tmp_path / "count") == {0}
 
 
@@ -91,8 +91,8 @@ def alive(pid: int) -> bool:
 def test_workers_end_with_a_killed_job(tmp_path: Path) -> None:
     (tmp_path / "wait").touch()
     program = (
-        "from pathlib import Path; from functools import partial; from tests.data.test_stages import *;"
-        f"folder = Path({str(tmp_path)!r}); run_stage(Stage('c', 5, partial(pipeline, folder)), folder, 2)"
+        "from pathlib import Path; from functools import partial; from tests.data.test_pipelines import *;"
+        f"folder = Path({str(tmp_path)!r}); run_pipeline(Pipeline('c', 5, partial(pipeline, folder)), folder, 2)"
     )
     job = subprocess.Popen(
         [sys.executable, "-c", program], cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL

@@ -1,7 +1,7 @@
 """Running datatrove pipelines in one job: a fixed number of tasks, any number of workers, resumable.
 
 datatrove marks a finished task with a file in its logging folder and skips it next time, whatever the
-settings were; so every stage logs into a folder that is named by a hash of all settings that led to it.
+settings were; so every pipeline logs into a folder that is named by a hash of all settings that led to it.
 """
 
 import json
@@ -26,8 +26,8 @@ _SECONDS_BETWEEN_LINES = 10
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One datatrove pipeline.
+class Pipeline:
+    """One datatrove pipeline of a step.
 
     Attributes:
         name: folder of its logs.
@@ -62,20 +62,20 @@ class Part:
 WHOLE = Part()
 
 
-def run_stage(stage: Stage, logs: Path, workers: int, part: Part = WHOLE) -> None:
-    """Run the tasks of a stage that are not finished yet.
+def run_pipeline(pipeline: Pipeline, logs: Path, workers: int, part: Part = WHOLE) -> None:
+    """Run the tasks of a pipeline that are not finished yet.
 
     Args:
-        stage: the pipeline.
-        logs: folder of the step's logs; the stage's are in <logs>/<stage.name>.
+        pipeline: what each task runs.
+        logs: folder of the step's logs; the pipeline's are in <logs>/<pipeline.name>.
         workers: tasks run at the same time.
         part: which tasks are this job's; all by default.
 
     Raises:
         RuntimeError: a worker was killed or a task did not finish. What is finished stays finished.
     """
-    folder = logs / stage.name
-    ranks = part.ranks(stage.tasks)
+    folder = logs / pipeline.name
+    ranks = part.ranks(pipeline.tasks)
     todo = sorted(set(ranks) - completed(folder))
     if not todo:
         return
@@ -84,12 +84,12 @@ def run_stage(stage: Stage, logs: Path, workers: int, part: Part = WHOLE) -> Non
     _allow_open_files()
     if workers == 1 or len(todo) == 1:
         for rank in todo:
-            run_task(stage, folder, rank)
+            run_task(pipeline, folder, rank)
     else:
-        _run_pool(stage, folder, todo, workers, started)
+        _run_pool(pipeline, folder, todo, workers, started)
     missing = sorted(set(ranks) - completed(folder))
     if missing:
-        raise RuntimeError(f"stage {stage.name}: tasks {missing} did not finish; see {folder}/logs")
+        raise RuntimeError(f"{pipeline.name}: tasks {missing} did not finish; see {folder}/logs")
 
 
 class TaskExecutor(LocalPipelineExecutor):
@@ -103,11 +103,11 @@ class TaskExecutor(LocalPipelineExecutor):
         return self._run_for_rank(self.local_rank_offset)
 
 
-def run_task(stage: Stage, folder: Path, rank: int) -> int:
+def run_task(pipeline: Pipeline, folder: Path, rank: int) -> int:
     """Run one task through datatrove's executor in this process; returns its rank."""
     TaskExecutor(
-        pipeline=stage.build(),
-        tasks=stage.tasks,
+        pipeline=pipeline.build(),
+        tasks=pipeline.tasks,
         workers=1,
         logging_dir=str(folder),
         local_tasks=1,
@@ -116,22 +116,24 @@ def run_task(stage: Stage, folder: Path, rank: int) -> int:
     return rank
 
 
-def _run_pool(stage: Stage, folder: Path, todo: Sequence[int], workers: int, started: float) -> None:
+def _run_pool(pipeline: Pipeline, folder: Path, todo: Sequence[int], workers: int, started: float) -> None:
     # datatrove's own pool waits for ever for a task whose worker was killed; this one raises.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tst_titan.data.documents", "tst_titan.data.tokens"])
+    context.set_forkserver_preload(["tst_titan.data.filter", "tst_titan.data.tokens"])
     said = started
     try:
         with ProcessPoolExecutor(min(workers, len(todo)), context, initializer=_start_worker) as pool:
-            futures = [pool.submit(run_task, stage, folder, rank) for rank in todo]
+            futures = [pool.submit(run_task, pipeline, folder, rank) for rank in todo]
             for done, future in enumerate(as_completed(futures), 1):
                 future.result()
                 if time.monotonic() - said > _SECONDS_BETWEEN_LINES and done < len(todo):
                     said = time.monotonic()
-                    print(f"  {stage.name}: {done} of {len(todo)} tasks, {said - started:.0f} s", flush=True)
+                    print(
+                        f"  {pipeline.name}: {done} of {len(todo)} tasks, {said - started:.0f} s", flush=True
+                    )
     except BrokenProcessPool:
         raise RuntimeError(
-            f"stage {stage.name}: a worker was killed, by the system if memory ran out; finished tasks are "
+            f"{pipeline.name}: a worker was killed, by the system if memory ran out; finished tasks are "
             f"kept: run again, with fewer threads or more memory (logs: {folder}/logs)"
         ) from None
 
@@ -160,23 +162,23 @@ def _end_with_job() -> None:
 
 
 def completed(folder: Path) -> set[int]:
-    """Ranks that datatrove marked as finished in a stage's logging folder."""
+    """Ranks that datatrove marked as finished in a pipeline's logging folder."""
     marks = folder / "completions"
     return {int(path.name) for path in marks.iterdir()} if marks.is_dir() else set()
 
 
-def counts(stage_folder: Path, tasks: int) -> list[Counter[str]]:
-    """Counters of a finished stage, summed over tasks: one Counter for each step of the pipeline.
+def counts_of(folder: Path, tasks: int) -> list[Counter[str]]:
+    """Counters of a finished pipeline, summed over tasks: one Counter for each of its steps.
 
     Raises:
         RuntimeError: a task is not finished.
     """
-    missing = sorted(set(range(tasks)) - completed(stage_folder))
+    missing = sorted(set(range(tasks)) - completed(folder))
     if missing:
-        raise RuntimeError(f"{stage_folder}: tasks {missing} are not finished")
+        raise RuntimeError(f"{folder}: tasks {missing} are not finished")
     totals: list[Counter[str]] = []
     for rank in range(tasks):
-        steps = json.loads((stage_folder / "stats" / f"{rank:05d}.json").read_text())
+        steps = json.loads((folder / "stats" / f"{rank:05d}.json").read_text())
         totals = totals or [Counter() for _ in steps]
         for total, step in zip(totals, steps, strict=True):
             for label, value in step["stats"].items():

@@ -1,4 +1,4 @@
-"""The last step: check every shard, then write the manifest that training reads."""
+"""Step `manifest`: check every shard, then write the manifest that training reads."""
 
 import json
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ import numpy as np
 from datatrove.io import get_datafolder
 from datatrove.tools.check_dataset import check_dataset
 
-from tst_titan.data.corpus import digest
 from tst_titan.data.manifest import (
+    SPLITS,
     DataManifest,
     Documents,
     Shard,
@@ -20,9 +20,10 @@ from tst_titan.data.manifest import (
     TokenizerManifest,
     training_identity,
 )
+from tst_titan.data.settings import SETTINGS, digest
 from tst_titan.data.shards import ShardFile, check_index, sha256_of, storage_dtype
+from tst_titan.data.step import Done, load_done
 from tst_titan.data.tokenizer import TOKENIZER_FILE
-from tst_titan.data.work import LAYOUT, Done, load_done
 from tst_titan.files import write_atomically
 
 MANIFEST_FILE = "manifest.json"
@@ -42,13 +43,13 @@ def write_manifest(folder: Path | str, workers: int) -> DataManifest:
         ValueError: a shard is not what the pipeline should have written.
     """
     root = Path(folder)
-    steps = {step: load_done(root, step) for step in LAYOUT}
+    steps = {step: load_done(root, step) for step in SETTINGS}
     tokenizer = steps["tokenizer"]
     vocab_size, eos_id = tokenizer.counts["vocab_size"], tokenizer.counts["eos_id"]
     dtype: Literal["uint16", "uint32"] = "uint16" if vocab_size <= _UINT16_IDS else "uint32"
     tokenizer_path = root / tokenizer.folder / TOKENIZER_FILE
     splits, warnings = {}, [text for step in steps.values() for text in step.warnings]
-    for name in ("train", "heldout"):
+    for name in SPLITS:
         tokens_folder = root / steps["tokens"].folder / name
         shards, inner = check_split(root, tokens_folder, dtype, vocab_size, eos_id, workers)
         if dtype == "uint16":  # datatrove's own checker reads two bytes a token
@@ -164,14 +165,12 @@ def _documents(steps: dict[str, Done]) -> Documents:
     dropped = dict(read["dropped"])
     if tokens["mixture"]:
         names = tokens["mixture"]
-        dropped["mixture"] = {
-            n: sum(tokens[s]["thinned"].get(n, 0) for s in ("train", "heldout")) for n in names
-        }
+        dropped["mixture"] = {n: sum(tokens[s]["thinned"].get(n, 0) for s in SPLITS) for n in names}
     return Documents(
         read=read["read"],
         read_bytes=read["read_bytes"],
         read_by_source=read["read_by_source"],
         dropped=dropped,
         duplicates=steps["deduplicate"].counts,
-        kept=sum(sum(tokens[s]["documents"].values()) for s in ("train", "heldout")),
+        kept=sum(sum(tokens[s]["documents"].values()) for s in SPLITS),
     )
