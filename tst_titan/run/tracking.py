@@ -3,6 +3,9 @@
     python -m tst_titan.run.tracking STAGE_FOLDER     until its standard input ends
 
 The launcher of a stage starts it where ``wandb`` is not off. metrics.jsonl stays the truth; what W&B gets is a copy.
+torchtitan's own logger calls ``wandb.init`` and ``wandb.finish`` in the training process: they wait for a server that does
+not answer, or raise, and with the logger the training does. It resumes no run, names no axis and has no way offline.
+
 Every stage is one W&B run, in the group of the logical run that it belongs to. The axes are cumulative, so the stages
 of a group make one curve. A stage that several runs share trains in a group of its own; the first stage that
 belongs to one run alone sends the curves of the shared stages before it into the run's group as well.
