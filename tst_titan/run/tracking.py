@@ -3,8 +3,8 @@
     python -m tst_titan.run.tracking STAGE_FOLDER     until its standard input ends
 
 The launcher of a stage starts it where ``wandb`` is not off. metrics.jsonl stays the truth; what W&B gets is a copy.
-torchtitan's own logger calls ``wandb.init`` and ``wandb.finish`` in the training process: they wait for a server that does
-not answer, or raise, and with the logger the training does. It resumes no run, names no axis and has no way offline.
+torchtitan's own logger calls ``wandb.init`` and ``wandb.finish`` in the training process, which wait for a server that
+does not answer, or raise. It does not fall back to files, names no axis and knows nothing of the stages before.
 
 Every stage is one W&B run, in the group of the logical run that it belongs to. The axes are cumulative, so the stages
 of a group make one curve. A stage that several runs share trains in a group of its own; the first stage that
