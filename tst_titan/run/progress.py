@@ -72,8 +72,9 @@ class Terminal(logging.Handler):
     def _line(self, record: Any) -> str | None:
         event, text = getattr(record, "event", None), record.getMessage()
         if event == "run_info":
-            stages = record.stats.get("train", 0)
-            return f"{record.stats['total']} steps to do" + (f", {stages} stages to train" if stages else "")
+            steps, stages = record.stats["total"], record.stats.get("train", 0)
+            to_train = f", {stages} stage{'s' * (stages != 1)} to train" if stages else ""
+            return f"{steps} step{'s' * (steps != 1)} to do{to_train}"
         if event == "job_info":
             return self._starts(record)
         if event == "job_finished":
