@@ -16,6 +16,7 @@ from tst_titan.text import clock
 # Rules whose name does not say what happens.
 WORDS = {
     "data_part": "prepare a part of the data",
+    "tokenize": "write the tokens",
     "data_manifest": "check the shards",
     "heldout": "measure the held-out loss",
     "evaluate_tasks": "score the tasks",
@@ -98,7 +99,8 @@ class Terminal(logging.Handler):
         rule = record.rule_name
         # A target has its own name; a step has its rule's, in words.
         words = WORDS.get(rule, rule.replace("_", " ")) if record.output else rule
-        title = " ".join([words, *map(str, record.wildcards.values())])
+        known = [str(value) for value in record.wildcards.values() if str(value) not in words.split()]
+        title = " ".join([words, *known])
         self._titles[record.jobid] = rule, title
         if rule == "train" and self._training_since is None:
             self._training_since = time.monotonic()
