@@ -29,6 +29,7 @@ ROOTS = {
         "scipy",
         "pydantic",
         "pyyaml",
+        "tabulate",
     ],
     "train": [
         "torch",
@@ -40,6 +41,7 @@ ROOTS = {
         "scipy",
         "pydantic",
         "pyyaml",
+        "tabulate",
     ],
     "evaluate": [
         "torch",
@@ -50,8 +52,20 @@ ROOTS = {
         "pandas",
         "pydantic",
         "pyyaml",
+        "tabulate",
     ],
-    "report": ["matplotlib", "pandas", "scipy", "pydantic", "pyyaml", "jinja2", "transformers", "datatrove"],
+    "report": [
+        "matplotlib",
+        "pandas",
+        "scipy",
+        "pydantic",
+        "pyyaml",
+        "jinja2",
+        "tabulate",
+        "plotly",
+        "transformers",
+        "datatrove",
+    ],
 }
 
 

@@ -15,7 +15,7 @@ from scipy.optimize import least_squares
 from tst_titan import paper
 from tst_titan.errors import UserError
 from tst_titan.paper import recommend as command
-from tst_titan.paper.advice import BAG_FRACTIONS, make_target, parse_count, recommend
+from tst_titan.paper.advice import BAG_FRACTIONS, make_target, recommend
 from tst_titan.paper.fit import BaselineModel, GainModel, cell_noise, features, fit, fit_baseline, held_out
 from tst_titan.paper.observations import (
     COLUMNS,
@@ -212,7 +212,7 @@ def test_data_limit_is_kept_and_too_little_data_is_refused() -> None:
     limited = recommend(target, max_data_tokens=60e9)
     assert limited.best.data_tokens <= 60e9
     assert limited.best.gain < recommend(target).best.gain
-    with pytest.raises(UserError, match=r"4\.3e\+10 is less than the 4\.62e\+10.*Output-only"):
+    with pytest.raises(UserError, match=r"43B is less than the 46\.2B.*Output-only"):
         recommend(target, max_data_tokens=43e9)
 
 
@@ -220,8 +220,8 @@ def test_data_limit_is_kept_and_too_little_data_is_refused() -> None:
     ("model", "latents", "words"),
     [
         ("10B-A1B", 419e9, "mixture of experts"),
-        ("7B", 100e9, "7e\\+09 parameters lie outside"),
-        ("600M", 1e12, "1e\\+12 latents lie outside"),
+        ("7B", 100e9, "7B parameters lie outside"),
+        ("600M", 1e12, "1T latents lie outside"),
         ("1.3B", 100e9, "outside the convex hull"),
         ("3B", 42e9, "rests on single runs"),
     ],
@@ -245,17 +245,7 @@ def test_hours_from_throughput_mfu_or_the_paper() -> None:
         recommend(target, mfu=40, peak_tflops=1000)
 
 
-def test_counts_and_models_are_parsed() -> None:
-    assert [parse_count(text) for text in ("42e9", "600M", "1.3B", "2T", "5k")] == [
-        42e9,
-        6e8,
-        1.3e9,
-        2e12,
-        5e3,
-    ]
-    for text in ("", "abc", "-3", "0", "nan", "inf"):
-        with pytest.raises(UserError, match="not a positive count"):
-            parse_count(text)
+def test_models_are_parsed() -> None:
     assert make_target("600M", 1e9).parameters == paper.MODELS["600M"].parameters
     assert make_target("601M", 1e9).parameters == 601e6
     with pytest.raises(UserError, match=r"neither a model of the paper .*270M, 600M"):
@@ -342,7 +332,7 @@ def test_command_answers_and_reports_mistakes(capsys: pytest.CaptureFixture[str]
         assert words in said
     assert "Extrapolated" not in said
     assert command.main(["--model", "70B", "--latents", "1T"]) == 0
-    assert "Extrapolated: 7e+10 parameters" in capsys.readouterr().out
+    assert "Extrapolated: 70B parameters" in capsys.readouterr().out
     assert command.main(["--model", "600M"]) == 2
     assert "--model and --latents are needed" in capsys.readouterr().err
     assert BAG_FRACTIONS.min() == 0.1 and BAG_FRACTIONS.max() == 0.9

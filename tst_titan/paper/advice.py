@@ -12,6 +12,7 @@ from tst_titan import paper
 from tst_titan.errors import UserError
 from tst_titan.paper.fit import GainModel, HeldOut, fit, fit_baseline, held_out
 from tst_titan.paper.observations import published_baselines, published_observations
+from tst_titan.text import amount, parse_amount
 
 BAG_SIZES = np.arange(2, 17)
 BAG_FRACTIONS = np.round(np.arange(0.10, 0.901, 0.05), 2)
@@ -19,8 +20,6 @@ BAG_FRACTIONS = np.round(np.arange(0.10, 0.901, 0.05), 2)
 
 CELL_NOISE = 0.002
 """Scatter of a published cell in nats/token (docs/recommend.md); gains that close are the same."""
-
-_SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
 
 @dataclass(frozen=True)
@@ -86,24 +85,6 @@ class Recommendation:
     published_best: str | None
 
 
-def parse_count(text: str) -> float:
-    """A positive number such as 42e9, 600M, 1.3B or 2T.
-
-    Raises:
-        UserError: it is none.
-    """
-    body, factor = text.strip(), 1.0
-    if body and body[-1].lower() in _SUFFIXES:
-        body, factor = body[:-1], _SUFFIXES[body[-1].lower()]
-    try:
-        value = float(body) * factor
-    except ValueError:
-        value = float("nan")
-    if not value > 0 or not np.isfinite(value):
-        raise UserError(f"'{text}' is not a positive count; write e.g. 42e9, 600M or 1.3B")
-    return value
-
-
 def make_target(model: str, latents: float, latents_per_step: int | None = None) -> Target:
     """A model by the paper's name (270M, 600M, 3B, 10B-A1B) or by its number of parameters.
 
@@ -115,7 +96,7 @@ def make_target(model: str, latents: float, latents_per_step: int | None = None)
         batch = latents_per_step or facts.latents_per_step
         return Target(model, facts.active_parameters, latents, batch, True)
     try:
-        parameters = parse_count(model)
+        parameters = parse_amount(model)
     except UserError as error:
         names = ", ".join(paper.MODELS)
         raise UserError(
@@ -154,9 +135,9 @@ def recommend(
         if not affordable:
             least = min(item.data_tokens for item in settings)
             raise UserError(
-                f"--max-data-tokens {max_data_tokens:.4g} is less than the {least:.4g} that the smallest setting "
-                f"(s = 2, r = {BAG_FRACTIONS[0]:g}) reads; the baseline reads {target.latents:.4g}. Output-only "
-                "superposition reads no extra data"
+                f"--max-data-tokens {amount(max_data_tokens)} is less than the {amount(least)} that the smallest "
+                f"setting (s = 2, r = {BAG_FRACTIONS[0]:g}) reads; the baseline reads {amount(target.latents)}. "
+                "Output-only superposition reads no extra data"
             )
         settings = affordable
     best = max(settings, key=lambda item: item.gain)
@@ -189,16 +170,18 @@ def extrapolations(target: Target, observations: pd.DataFrame) -> list[str]:
     for column, value in (("parameters", target.parameters), ("latents", target.latents)):
         low, high = float(groups[column].min()), float(groups[column].max())
         if not low * 0.99 <= value <= high * 1.01:
-            reasons.append(f"{value:.3g} {column} lie outside the measured {low:.3g} to {high:.3g}")
+            reasons.append(
+                f"{amount(value)} {column} lie outside the measured {amount(low)} to {amount(high)}"
+            )
     if not reasons and not _in_hull(np.log(groups.to_numpy(float)), target):
         reasons.append(
-            f"no run has both about {target.parameters:.3g} parameters and {target.latents:.3g} latents "
+            f"no run has both about {amount(target.parameters)} parameters and {amount(target.latents)} latents "
             "(outside the convex hull of what was measured)"
         )
     sizes = observations.groupby("group")["gain"].size()
     largest = float(groups.loc[sizes[sizes > 1].index, "parameters"].max())
     if target.parameters > 1.01 * largest:
-        reasons.append(f"above {largest:.3g} parameters the shape over s and r rests on single runs")
+        reasons.append(f"above {amount(largest)} parameters the shape over s and r rests on single runs")
     return reasons
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from tst_titan import paper
 from tst_titan.errors import EXIT_USER_ERROR, UserError
-from tst_titan.paper.advice import CELL_NOISE, Recommendation, make_target, parse_count, recommend
+from tst_titan.paper.advice import CELL_NOISE, Recommendation, make_target, recommend
 from tst_titan.paper.fit import FEATURES, REFERENCE, cell_noise, fit, held_out
 from tst_titan.paper.observations import (
     comparison_observations,
@@ -24,24 +24,25 @@ from tst_titan.paper.observations import (
     results_observations,
     without_repetition,
 )
+from tst_titan.text import amount, hours_alone, parse_amount
 
 
 def describe(found: Recommendation) -> str:
     """The answer for people."""
     target, best, frugal = found.target, found.best, found.frugal
     lines = [
-        f"{target.name}: {target.parameters:.4g} parameters, {target.latents:.4g} latents "
+        f"{target.name}: {amount(target.parameters)} parameters, {amount(target.latents)} latents "
         f"({target.steps:,} steps of {target.latents_per_step:,})",
         "",
         f"  bag size s          {best.bag_size}",
         f"  bag fraction r      {best.bag_fraction:g}  ({round(best.bag_fraction * target.steps):,} bag steps)",
         f"  expected gain       {best.gain:.4f} nats/token below the equal-FLOPs baseline "
         f"({found.confidence:.0%} interval {best.gain_low:.4f} to {best.gain_high:.4f})",
-        f"  data tokens         {best.data_tokens:.4g}  (baseline: {target.latents:.4g})",
+        f"  data tokens         {amount(best.data_tokens)}  (baseline: {amount(target.latents)})",
     ]
     if found.device_hours is not None:
         lines.append(
-            f"  training time       {found.device_hours:.3g} {found.hours_from}; the baseline's is the same"
+            f"  training time       {hours_alone(found.device_hours)} {found.hours_from}; the baseline's is the same"
         )
     else:
         lines.append(f"  training time       {found.hours_from}")
@@ -53,7 +54,7 @@ def describe(found: Recommendation) -> str:
     if (frugal.bag_size, frugal.bag_fraction) != (best.bag_size, best.bag_fraction):
         lines.append(
             f"  as good within {CELL_NOISE:g}, with the least data: s = {frugal.bag_size}, "
-            f"r = {frugal.bag_fraction:g}: {frugal.gain:.4f} nats/token, {frugal.data_tokens:.4g} data tokens"
+            f"r = {frugal.bag_fraction:g}: {frugal.gain:.4f} nats/token, {amount(frugal.data_tokens)} data tokens"
         )
     if found.published_best:
         lines.append(f"  the paper's best cell here: {found.published_best}")
@@ -149,8 +150,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--model and --latents are needed (or --evaluate)")
     if not 0 < args.confidence < 1:
         raise UserError(f"--confidence {args.confidence:g} must lie in (0, 1)")
-    target = make_target(args.model, parse_count(args.latents), args.latents_per_step)
-    limit = None if args.max_data_tokens is None else parse_count(args.max_data_tokens)
+    target = make_target(args.model, parse_amount(args.latents), args.latents_per_step)
+    limit = None if args.max_data_tokens is None else parse_amount(args.max_data_tokens)
     found = recommend(
         target, observations, limit, args.latents_per_second, args.mfu, args.peak_tflops, args.confidence
     )

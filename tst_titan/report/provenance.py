@@ -11,7 +11,7 @@ from typing import Any
 from tst_titan.data.manifest import DataManifest, load_manifest
 from tst_titan.errors import UserError
 from tst_titan.report.read import Experiment, read_json
-from tst_titan.report.text import GAP, duration, scaled
+from tst_titan.text import GAP, amount, duration
 
 _MOST_CONFIGS = 16
 
@@ -124,7 +124,7 @@ def _facts(stage: dict[str, Any], manifest: dict[str, Any], with_config: bool) -
         config=config.as_posix(),
         phase=stage["phase"] + (f", s = {stage['bag_size']:g}" if stage["phase"] == "bag" else ""),
         steps=f"{stage['start_step']:,} to {stage['end_step']:,}",
-        parameters=GAP if parameters is None else scaled(parameters),
+        parameters=GAP if parameters is None else amount(parameters),
         device_hours=hours,
         device_time=GAP if hours is None else duration(hours),
         memory=GAP if memory is None else f"{memory:.2f} GiB",

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tst_titan.compare.spec import BASELINE
-from tst_titan.report.text import power_of_ten, scaled
+from tst_titan.text import amount, power_of_ten
 
 INK = "#1b1f24"
 MUTED = "#59636e"
@@ -135,7 +135,7 @@ def format_axis(axes: Axes, column: str, axis: str = "x") -> None:
     chosen = axes.xaxis if axis == "x" else axes.yaxis
     forms = {
         "step": lambda value, _: f"{value:,.0f}",
-        "data_tokens": lambda value, _: scaled(value),
+        "data_tokens": lambda value, _: amount(value),
         "flops": lambda value, _: power_of_ten(value, digits=2) if value else "0",
     }
     if column in forms:

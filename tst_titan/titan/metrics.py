@@ -14,6 +14,7 @@ from typing import Any
 import torch.distributed as dist
 from torchtitan.components.metrics import MetricsProcessor
 
+from tst_titan.text import clock
 from tst_titan.titan.cpu import peak_memory_gib
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -195,10 +196,3 @@ class MetricsFile:
         """Add one line."""
         with self.path.open("a", encoding="utf8") as out:
             out.write(json.dumps(line) + "\n")
-
-
-def clock(seconds: float) -> str:
-    """``1:02:03`` or ``2:03``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
