@@ -14,8 +14,13 @@ import re
 import sys
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from tst_titan.compare import read_results
+from tst_titan.compare.kinds.grid import grids_of
+from tst_titan.compare.numbers import Number
 
 HERE = Path(__file__).parent
 INPUTS = (
@@ -32,7 +37,7 @@ Row = dict[str, Any]
 
 
 def place(experiment: str, part: str, metric: str, number: Any = None, text: str = "", **where: Any) -> Row:
-    """One row; ``number`` is a number of comparison.json or a plain one."""
+    """One row; ``number`` is a row of the table or a plain number."""
     row: Row = dict.fromkeys(COLUMNS, "") | {
         "experiment": experiment,
         "part": part,
@@ -40,9 +45,9 @@ def place(experiment: str, part: str, metric: str, number: Any = None, text: str
         "text": text,
     }
     row |= {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in where.items()}
-    if isinstance(number, dict):
-        row |= {key: number[key] for key in (*NUMBERS, "unit", "reason")}
-        row["sources"] = "|".join(sorted(number["sources"]))
+    if isinstance(number, Number):
+        row |= {key: getattr(number, key) for key in (*NUMBERS, "unit", "reason")}
+        row["sources"] = "|".join(sorted(number.sources))
     else:
         row["value"] = number
     return row
@@ -50,98 +55,58 @@ def place(experiment: str, part: str, metric: str, number: Any = None, text: str
 
 def rows_of(folder: Path) -> Iterator[Row]:
     """Every number of one comparison."""
-    found = json.loads((folder / "comparison.json").read_text())
-    name = f"{found['scale']}/{found['experiment']}"
-    for run in found["runs"]:
-        for part, metrics in (("run", run["metrics"]), ("paper", run["published"])):
-            for metric, number in metrics.items():
-                yield place(name, part, metric, number, group=run["group"], run=run["name"])
-    for pair in found["pairs"]:
-        yield from pair_rows(name, pair)
-    for item in found["seeds"]:
-        where = {key: item[key] for key in ("group", "run", "reference")}
-        for key in ("mean_reference", "mean_run", "difference"):
-            n = {
-                "mean_reference": item["n_reference"],
-                "mean_run": item["n_run"],
-                "difference": item["paired"],
-            }[key]
-            yield place(name, "seeds", f"{item['metric']}.{key}", item[key], str(n), **where)
-    for grid in found["grids"]:
-        yield from grid_rows(name, grid)
-    for sweep in found["sweeps"]:
-        group = sweep["group"]
-        for series in sweep["series"]:
-            for point in series["points"]:
-                text = point["run"] + (" best" if point == series["best"] else "")
-                text += " at the edge" if point == series["best"] and series["best_at_edge"] else ""
-                where = {"group": group, "run": series["name"], "x": float(point["x"])}
-                yield place(name, "sweep", "final_loss", point["value"], text, **where)
-        for gap in sweep["differences"]:
-            where = {"group": group, "run": gap["series"], "x": float(gap["x"])}
-            yield place(name, "sweep", "difference", gap["difference"], **where)
-        for series, number in sweep["best_against_best"].items():
-            yield place(name, "sweep", "best_difference", number, group=group, run=series)
-    for item in found["transfer"]:
-        where = {"group": item["group"], "run": item["run"], "x": item["bag_size"], "y": item["bag_fraction"]}
-        yield place(name, "transfer", "baseline_steps", item["baseline_steps"], **where)
-        worth = item["token_steps_per_bag_step"]
-        yield place(name, "transfer", "worth", worth, item["bound"] or item["status"], **where)
-        if item["published"]:
-            yield place(name, "transfer", "paper.worth", item["published"], **where)
-    for number, sentence in enumerate(found["verdict"]):
-        said = " ".join(numbers_in(sentence["text"]))
-        yield place(name, "verdict", sentence["kind"], None, said, x=number)
-
-
-def pair_rows(name: str, pair: dict[str, Any]) -> Iterator[Row]:
-    """Every number of a run against a reference."""
-    where = {key: pair[key] for key in ("group", "run", "reference")}
-
-    def row(metric: str, number: Any, text: Any = "") -> Row:
-        return place(name, "pair", metric, number, str(text), **where)
-
-    for what in ("equal_flops", "equal_data"):
-        found = pair[what]
-        for key in ("reference_loss", "run_loss", "difference", "ratio"):
-            said = f"{found['winner']} fair={found['fair']}" if key == "difference" else ""
-            yield row(f"{what}.{key}", found[key], said)
-    for what, short in (("equal_loss", "equal_loss"), ("run_reaches_reference", "reaches")):
-        if pair[what] is not None:
-            for kind in ("at", "speedup"):
-                for budget, number in pair[what][kind].items():
-                    said = f"{pair[what]['bound']} {pair[what]['status']}"
-                    yield row(f"{short}.{kind}.{budget}", number, said)
-    yield row("heldout.difference", pair["heldout"]["difference"], pair["heldout"]["winner"])
-    yield row("accuracy.difference", pair["accuracy"]["difference"], pair["accuracy"]["winner"])
-    for key, number in (pair["switch"] or {}).items():
-        yield row(f"switch.{key}", number)
-
-
-def grid_rows(name: str, grid: dict[str, Any]) -> Iterator[Row]:
-    """Every number of a grid."""
-    metric, group = grid["metric"], grid["group"]
-
-    def row(what: str, number: Any, text: str = "", **where: Any) -> Row:
-        return place(name, "grid", f"{metric}{what}", number, text, group=group, **where)
-
-    for what, key in (("", "baseline"), (".paper", "published_baseline")):
-        if grid[key] is not None:
-            yield row(what, grid[key], x=1.0, y=0.0)
-    for cell in grid["cells"]:
-        where = {"x": cell["bag_size"], "y": cell["bag_fraction"]}
-        text = " ".join(cell["runs"]) + (" bag" if cell["bag_loss_only"] else "")
-        yield row("", cell["value"], text, **where)
-        for what, key in ((".gain", "gain"), (".paper", "published"), (".paper_gain", "published_gain")):
-            if cell[key] is not None:
-                yield row(what, cell[key], **where)
-    for what, key in ((".best", "best"), (".paper_best", "published_best")):
-        if grid[key] is not None:
-            yield row(what, None, x=grid[key]["bag_size"], y=grid[key]["bag_fraction"])
-    yield row(".rank_correlation", grid["rank_correlation"])
-    yield row(".cells_in_common", grid["cells_in_common"])
-    for key, number in (grid["beats_baseline"] or {}).items():
-        yield row(f".beats.{key}", number)
+    results = read_results(folder)
+    name = f"{results.facts.scale}/{results.facts.experiment}"
+    grids = grids_of(results)
+    for number in results.numbers:
+        where: Row = {"group": number.group, "run": number.run, "reference": number.reference}
+        if number.part in ("grid", "sweep", "transfer"):
+            first = number.x if number.part == "sweep" else number.bag_size
+            where |= {"x": "" if first is None else first}
+            where |= {"y": "" if number.bag_fraction is None else number.bag_fraction}
+        shown: Any = number
+        text = ""
+        metric = number.metric
+        if number.part == "pair":
+            what, _, key = metric.partition(".")
+            if what in ("equal_flops", "equal_data") and key == "difference":
+                text = f"{number.winner or None} fair={number.exists and not number.bound}"
+            elif what in ("equal_loss", "reaches"):
+                at = results.get("pair", number.run, f"{what}.at.steps", number.reference)
+                text = f"{number.bound or None} {'reached' if at and at.exists else 'not_reached'}"
+            elif what in ("heldout", "accuracy"):
+                text = str(number.winner or None)
+            if key in ("ratio", "step"):
+                shown = number.value
+        elif number.part == "seeds":
+            text = str(number.note == "paired")
+            if not metric.endswith(".difference"):
+                text, shown = str(number.n), replace(number, stderr=None)  # which 6d325f6 did not write
+        elif number.part == "grid":
+            if metric.endswith((".best", ".paper_best")):
+                shown = None
+            elif number.unit == "cells":
+                shown = number.value
+            elif (number.group, metric) in grids and number.bag_size != 1:
+                text = " ".join(number.runs)
+                text += " bag" if results.run_named[number.runs[0]].bag_loss_only else ""
+        elif number.part == "sweep":
+            if metric == "best":
+                continue
+            if metric == "final_loss":
+                (best,) = results.select("sweep", group=number.group, run=number.run, metric="best") or (
+                    None,
+                )
+                is_best = best is not None and best.x == number.x
+                text = number.runs[0] + (" best" if is_best else "")
+                text += " at the edge" if is_best and best is not None and best.note else ""
+        elif metric == "worth":
+            at = results.get("transfer", number.run, "baseline_steps")
+            text = number.bound or ("reached" if at and at.exists else "not_reached")
+        yield place(name, number.part, metric, shown, text, **where)
+    for position, sentence in enumerate(results.facts.verdict):
+        said = " ".join(numbers_in(sentence.text))
+        yield place(name, "verdict", sentence.kind, None, said, x=position)
 
 
 def table_rows(path: Path) -> Iterator[Row]:
@@ -149,11 +114,8 @@ def table_rows(path: Path) -> Iterator[Row]:
     for cell in csv.DictReader(io.StringIO(path.read_text())):
         where: Row = {"run": cell["runs"], "x": float(cell["bag_size"]), "y": float(cell["bag_fraction"])}
         found = {key: float(cell[key]) if cell.get(key) else None for key in NUMBERS}
-        number = found | {
-            "unit": cell["unit"],
-            "reason": cell["reason"],
-            "sources": cell["sources"].split("; "),
-        }
+        reason = cell["reason"] or ("" if cell["value"] else "none")
+        number = Number(**found, unit=cell["unit"], reason=reason, sources=tuple(cell["sources"].split("; ")))
         table = f"{path.parent.name}/{path.stem}"
         yield place(table, "table", "value", number, cell["bag_loss"], **where)
         yield place(

@@ -8,7 +8,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tst_titan.compare.spec import BASELINE
 from tst_titan.report.draw_curves import view_of
 from tst_titan.report.read import Experiment
 from tst_titan.report.style import CSS_VARIABLES, MANY_KEYS, looks_of
@@ -30,24 +29,24 @@ def chart_data(experiment: Experiment) -> dict[str, Any]:
     shown = _shown_at_first(experiment)
     runs = []
     for run in experiment.runs:
-        look = looks[run["name"]]
+        look = looks[run.name]
         variable = CSS_VARIABLES.get(look.colour)
-        final = run["metrics"].get("final_bag_loss" if run["bag_loss_only"] else "final_loss")
+        final = experiment.get("run", run.name, "final_bag_loss" if run.bag_loss_only else "final_loss")
         runs.append(
             {
-                "name": run["name"],
-                "label": run["label"],
-                "group": run["group"],
+                "name": run.name,
+                "label": run.label,
+                "group": run.group,
                 "colour": look.colour if variable is None else f"var({variable})",
                 "marker": look.marker,
-                "shown": run["name"] in shown,
+                "shown": run.name in shown,
                 "final": number_text(final),
-                "segments": _segments(experiment, run["name"]),
+                "segments": _segments(experiment, run.name),
             }
         )
     groups = []
     for group in experiment.groups:
-        names = [run["name"] for run in experiment.runs if run["group"] == group]
+        names = [run.name for run in experiment.runs if run.group == group]
         view = view_of(experiment.curves[experiment.curves["run"].isin(names)])
         groups.append({"name": group, "readable": _rounded(view.readable), "whole": _rounded(view.whole)})
     axes = [{"key": key, "label": label} for key, label in AXES.items()]
@@ -64,17 +63,14 @@ def _shown_at_first(experiment: Experiment) -> set[str]:
     """All runs where they are few; else the baselines and the best run of every group."""
     chosen: set[str] = set()
     for group in experiment.groups:
-        runs = [run for run in experiment.runs if run["group"] == group]
+        runs = [run for run in experiment.runs if run.group == group]
         if len(runs) <= MANY_KEYS:
-            chosen |= {run["name"] for run in runs}
+            chosen |= {run.name for run in runs}
             continue
-        known = [run for run in runs if run["metrics"]["final_loss"]["value"] is not None]
-        others = sorted(
-            (run for run in known if run["role"] != BASELINE),
-            key=lambda run: run["metrics"]["final_loss"]["value"],
-        )
-        baselines = [run for run in runs if run["role"] == BASELINE]
-        chosen |= {run["name"] for run in (*baselines[:3], *others[:2])}
+        losses = {run.name: experiment.value(run.name, "final_loss") for run in runs if not run.is_baseline}
+        others = sorted((loss, name) for name, loss in losses.items() if loss is not None)
+        baselines = [run for run in runs if run.is_baseline]
+        chosen |= {run.name for run in baselines[:3]} | {name for _, name in others[:2]}
     return chosen
 
 

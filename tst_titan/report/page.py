@@ -113,9 +113,9 @@ def _experiment(experiment: Experiment, folder: Path, out: Path) -> dict[str, An
     results = [panel for panel in panels if panel["role"] == "result"]
     curves = [panel for panel in panels if panel["role"] == "curves"]
     verdict = [
-        (sentence["kind"], _TAGS[sentence["kind"]], sentence["text"])
-        for sentence in experiment.content["verdict"]
-        if sentence["kind"] != "caveat"
+        (sentence.kind, _TAGS[sentence.kind], sentence.text)
+        for sentence in experiment.facts.verdict
+        if sentence.kind != "caveat"
     ]
     first, more = _first_of_each_kind(verdict)
     table = run_table(experiment)
@@ -126,8 +126,8 @@ def _experiment(experiment: Experiment, folder: Path, out: Path) -> dict[str, An
         "name": experiment.name,
         "scale": experiment.scale,
         "title": experiment.title,
-        "caveat": experiment.content["caveat"],
-        "paper": (experiment.content.get("paper") or "").replace("_", " "),
+        "caveat": experiment.facts.caveat,
+        "paper": (experiment.facts.paper or "").replace("_", " "),
         "first": next((text for kind, _, text in verdict if kind == "result"), ""),
         "verdict": first,
         "more_verdict": more,
@@ -143,7 +143,7 @@ def _experiment(experiment: Experiment, folder: Path, out: Path) -> dict[str, An
         "pairs": pair_table(experiment),
         "grids": grids,
         "first_grids": sum(grid["metric"] == grids[0]["metric"] for grid in grids),
-        "confidence": f"{experiment.content['options']['confidence']:.0%}",
+        "confidence": f"{experiment.facts.options.confidence:.0%}",
         "table_csv": file("table.csv"),
         "curves_csv": file("curves.csv"),
         "comparison": file("comparison.json"),
@@ -158,13 +158,13 @@ def _tables(experiment: Experiment, folder: Path | None, out: Path) -> list[dict
         return []
     return [
         {
-            "title": f"{name.replace('_', ' ')}, {metric_name(table['metric']).lower()}, {table['group']}",
+            "title": f"{name.replace('_', ' ')}, {metric_name(table.metric).lower()}, {table.group}",
             **{
                 kind: relative_link(folder / experiment.scale / f"{name}.{kind}", out)
                 for kind in ("html", "csv")
             },
         }
-        for name, table in experiment.content.get("tables", {}).items()
+        for name, table in experiment.facts.tables.items()
     ]
 
 

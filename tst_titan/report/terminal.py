@@ -7,15 +7,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tst_titan.compare.table import table_text
 from tst_titan.errors import EXIT_USER_ERROR, UserError
 from tst_titan.report.read import Experiment, read_experiment
+from tst_titan.report.tables import run_text
 
 
 def experiment_text(experiment: Experiment) -> str:
-    """The comparison as ``Comparison.text()`` gives it, from the files that it wrote."""
-    lines = [f"{experiment.title} (scale {experiment.scale})", "", table_text(experiment.table), ""]
-    return "\n".join(lines + [f"* {sentence['text']}" for sentence in experiment.content["verdict"]])
+    """The table of runs and the verdict of a comparison."""
+    lines = [f"{experiment.title} (scale {experiment.scale})", "", run_text(experiment), ""]
+    return "\n".join(lines + [f"* {sentence.text}" for sentence in experiment.facts.verdict])
 
 
 def summary(folders: Sequence[Path], report: Path | None) -> str:

@@ -6,9 +6,10 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from tst_titan.compare.render import EVALUATIONS, write_specs
 from tst_titan.run.cluster.resources import NAMES, resources, scratch_folder
 from tst_titan.config.load import did_you_mean
-from tst_titan.tree.project import EVALUATIONS, Project
+from tst_titan.tree.project import Project
 from tst_titan.errors import UserError
 from tst_titan.run.upgrade import recognise_format_1
 from tst_titan.run.prune import Pruning, check_parents
@@ -38,6 +39,7 @@ try:
         recognise_format_1(PROJECT.stages, Path(PROJECT.results))
     if workflow.is_main_process and "plan" not in sys.argv:
         PROJECT.render()
+        write_specs(PROJECT)
         if not ONLY_ASKED:
             check_parents(PROJECT.stages, Path(PROJECT.results))
 except UserError as error:

@@ -6,19 +6,24 @@ report: "../report/workflow.rst"
 
 REPORT_CODE = ROOT / "tst_titan" / "report"
 # Snakemake does not see what a module imports: an edit of one of these redraws (tests/report checks the lists).
-FIGURE_MODULES = (
-    ["figures.py", "panels.py", "read.py", "style.py", "text.py"]
-    + [f"draw_{name}.py" for name in ("corpus", "curves", "experts", "grids")]
-    + [f"draw_{name}.py" for name in ("results", "sweeps")]
-)
+FIGURE_MODULES = [
+    "figures.py",
+    "panels.py",
+    "read.py",
+    "style.py",
+    "text.py",
+    "drawing.py",
+] + [f"draw_{name}.py" for name in ("curves", "experts", "results")]
 PAGE_MODULES = (
     ["page.py", "tables.py", "provenance.py", "chart_data.py", "svg.py", "read.py"]
-    + ["style.py", "text.py", "draw_curves.py", "panels.py"]
+    + ["style.py", "text.py", "draw_curves.py", "panels.py", "drawing.py"]
     + ["index.html", "experiment.html", "corpus.html", "provenance.html"]
     + ["macros.html", "page.css", "chart.js"]
 )
 TABLE_MODULES = ["published_table.py", "published_table.html"]
-TABLE_MODULES += ["read.py", "text.py", "page.css"]
+TABLE_MODULES += ["text.py", "page.css"]
+# The sentences' words, the numbers' names and each kind's own figures.
+COMPARE_CODE = sorted(str(path) for path in (ROOT / "tst_titan/compare").rglob("*.py"))
 FIGURES = RESULTS + "/figures/{scale}/{experiment}"
 STATISTICS = RESULTS + "/data/{corpus}/statistics/mutual_information.json"
 
@@ -100,7 +105,7 @@ localrules:
 rule figures:
     input:
         source=lambda w: drawn_from(w.experiment, w.scale),
-        code=[str(REPORT_CODE / name) for name in FIGURE_MODULES],
+        code=[str(REPORT_CODE / name) for name in FIGURE_MODULES] + COMPARE_CODE,
     output:
         # The panels depend on what was measured, so the folder is the output.
         report(
@@ -124,7 +129,7 @@ rule figures:
 rule tables:
     input:
         comparison=lambda w: drawn_from(PROJECT.catalog.tables()[w.table], w.scale),
-        code=[str(REPORT_CODE / name) for name in TABLE_MODULES],
+        code=[str(REPORT_CODE / name) for name in TABLE_MODULES] + COMPARE_CODE,
     output:
         csv=TABLES + ".csv",
         html=TABLES + ".html",
@@ -149,7 +154,7 @@ rule report:
             path for name in experiments_wanted() for path in tables_of(name, SCALE)
         ],
         data=data_manifests(),
-        code=[str(REPORT_CODE / name) for name in PAGE_MODULES],
+        code=[str(REPORT_CODE / name) for name in PAGE_MODULES] + COMPARE_CODE,
     output:
         report(
             RESULTS + "/report/index.html",
