@@ -113,7 +113,7 @@ def table_rows(path: Path) -> Iterator[Row]:
     """Every cell of one of the paper's tables."""
     for cell in csv.DictReader(io.StringIO(path.read_text())):
         where: Row = {"run": cell["runs"], "x": float(cell["bag_size"]), "y": float(cell["bag_fraction"])}
-        found = {key: float(cell[key]) if cell.get(key) else None for key in NUMBERS}
+        found: Row = {key: float(cell[key]) if cell.get(key) else None for key in NUMBERS}
         reason = cell["reason"] or ("" if cell["value"] else "none")
         number = Number(**found, unit=cell["unit"], reason=reason, sources=tuple(cell["sources"].split("; ")))
         table = f"{path.parent.name}/{path.stem}"

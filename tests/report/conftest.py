@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import lxml.html
 import pytest
 
 from tests.report import experiments, stages
+from tst_titan.compare import Results, read_results
 from tst_titan.report import figures, page
 
 PAGE = Path("results/report/index.html")
@@ -36,9 +36,9 @@ class Site:
         """The page, absolute."""
         return self.root / PAGE
 
-    def comparison(self, experiment: str) -> dict[str, Any]:
-        """comparison.json of an experiment."""
-        return json.loads((self.root / self.folders[experiment] / "comparison.json").read_text())
+    def comparison(self, experiment: str) -> Results:
+        """The comparison of an experiment."""
+        return read_results(self.root / self.folders[experiment])
 
     def document(self) -> Any:
         """The page, parsed."""
@@ -46,7 +46,7 @@ class Site:
 
     def section(self, experiment: str) -> Any:
         """The page's section about an experiment."""
-        scale = self.comparison(experiment)["scale"]
+        scale = self.comparison(experiment).scale
         return self.document().get_element_by_id(f"{scale}-{experiment}")
 
 

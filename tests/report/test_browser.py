@@ -11,6 +11,7 @@ import pytest
 
 from tests.report.browser import BINARY, Browser
 from tests.report.conftest import Site
+from tst_titan.compare.kinds.grid import best_of
 
 pytestmark = pytest.mark.skipif(
     BINARY is None, reason="chromium is not installed (Debian package chromium): the page cannot be opened"
@@ -106,8 +107,9 @@ def test_hovering_shows_the_values_of_the_nearest_logged_step(opened: Browser, s
 
 
 def test_without_a_pointer_the_final_losses_stand_there(opened: Browser, site: Site) -> None:
-    for run in site.comparison("figure_3")["runs"]:
-        assert output_of(opened, run["name"]) == f"{run['metrics']['final_loss']['value']:.4f}"
+    results = site.comparison("figure_3")
+    for run in results.runs:
+        assert output_of(opened, run.name) == f"{results.value(run.name, 'final_loss'):.4f}"
 
 
 def test_bag_losses_are_called_so(opened: Browser) -> None:
@@ -180,8 +182,8 @@ def test_a_grid_starts_with_baseline_and_best_and_can_show_all(opened: Browser, 
     checked = opened.evaluate(
         f"[...{chart}.querySelectorAll('input[data-run]:checked')].map((box) => box.dataset.run)"
     )
-    best = next(g for g in site.comparison("figure_4")["grids"] if g["group"] == "small-short")["best"]
-    assert f"small-short-s{best['bag_size']:g}-r{best['bag_fraction']:g}" in checked
+    best = best_of(site.comparison("figure_4"), "small-short", "final_loss")
+    assert best is not None and f"small-short-s{best[0]:g}-r{best[1]:g}" in checked
     assert "small-short-s1-r0" in checked and len(checked) == 3
     opened.evaluate(
         f"[...{chart}.querySelectorAll('button')].find((b) => b.textContent === 'Show all').click()"

@@ -11,6 +11,8 @@ import lxml.html
 import pytest
 
 from tests.report.conftest import HOSTILE, Site, figures_folder, page_arguments
+from tst_titan.compare.kinds.grid import BAG_LOSS, grids_of
+from tst_titan.compare.kinds.grid import cells_of as cells_of_grid
 from tst_titan.data.manifest import load_manifest
 from tst_titan.report import page
 from tst_titan.report.text import GAP, number_text, signed_text
@@ -34,37 +36,37 @@ def cells_of(row: Any) -> dict[str, Any]:
 def test_every_cell_of_the_table_is_the_comparisons_number(site: Site, experiment: str) -> None:
     comparison = site.comparison(experiment)
     rows = rows_of(site, experiment, "run")
-    assert list(rows) == [run["name"] for run in comparison["runs"]]
+    assert list(rows) == [run.name for run in comparison.runs]
     checked = 0
-    for run in comparison["runs"]:
-        cells = cells_of(rows[run["name"]])
+    for run in comparison.runs:
+        cells = cells_of(rows[run.name])
         for metric, cell in cells.items():
-            number = run["metrics"].get(metric)
+            number = comparison.get("run", run.name, metric)
             if metric == "bag_size":
-                assert cell.text == (" → ".join(str(size) for size in run["bag_sizes"]) or "1")
-            elif number is not None and number["value"] is not None:
-                assert json.loads(cell.get("data-value")) == number["value"]
+                assert cell.text == (" → ".join(str(size) for size in run.bag_sizes) or "1")
+            elif number is not None and number.exists:
+                assert json.loads(cell.get("data-value")) == number.value
                 assert cell.text == number_text(number)
-                assert repr(number["value"]) in cell.get("title")
-                assert all(source in cell.get("title") for source in number["sources"])
+                assert repr(number.value) in cell.get("title")
+                assert all(source in cell.get("title") for source in number.sources)
                 checked += 1
         assert {"steps", "bag_steps", "latents", "data_tokens", "flops", "hours", "final_loss"} <= set(cells)
-        assert run["manifest"] in rows[run["name"]].find("th").text_content()
-    assert checked >= 7 * len(comparison["runs"])
+        assert run.manifest in rows[run.name].find("th").text_content()
+    assert checked >= 7 * len(comparison.runs)
 
 
 def test_unit_texts_are_the_rounded_values(site: Site) -> None:
     """The formatting itself, against numbers worked out by hand."""
     row = cells_of(rows_of(site, "figure_3", "run")["tst"])
-    run = next(run for run in site.comparison("figure_3")["runs"] if run["name"] == "tst")
+    loss = site.comparison("figure_3").metrics("tst")["final_loss"]
     assert row["steps"].text == "1,000"
     assert row["bag_steps"].text == "300"
     # 300 steps of 4096 latents with 6 tokens each, then 700 of one: 10,240,000 tokens.
     assert row["data_tokens"].text == "10.2M"
     assert row["flops"].text == "6.14 × 10¹²"
     assert row["hours"].text == "50.0 s"
-    assert row["final_loss"].text == f"{run['metrics']['final_loss']['value']:.4f}"
-    assert f"± {run['metrics']['final_loss']['stderr']:.4f}" in row["final_loss"].text_content()
+    assert row["final_loss"].text == f"{loss.number:.4f}"
+    assert f"± {loss.stderr:.4f}" in row["final_loss"].text_content()
 
 
 def test_published_rows_hold_the_papers_numbers_and_name_it(site: Site) -> None:
@@ -82,14 +84,15 @@ def test_published_rows_hold_the_papers_numbers_and_name_it(site: Site) -> None:
 @pytest.mark.parametrize("experiment", ALL)
 def test_gaps_are_visible_with_their_reason(site: Site, experiment: str) -> None:
     section = site.section(experiment)
-    for run in site.comparison(experiment)["runs"]:
-        for metric, cell in cells_of(rows_of(site, experiment, "run")[run["name"]]).items():
-            number = run["metrics"].get(metric)
-            if number is None or number["value"] is not None:
+    comparison = site.comparison(experiment)
+    for run in comparison.runs:
+        for metric, cell in cells_of(rows_of(site, experiment, "run")[run.name]).items():
+            number = comparison.get("run", run.name, metric)
+            if number is None or number.exists:
                 continue
             assert cell.text == GAP
             target = cell.find("sup/a").get("href").removeprefix("#")
-            assert section.get_element_by_id(target).text_content() == number["reason"]
+            assert section.get_element_by_id(target).text_content() == number.reason
 
 
 def test_verdict_comes_first_and_is_complete(site: Site) -> None:
@@ -97,14 +100,14 @@ def test_verdict_comes_first_and_is_complete(site: Site) -> None:
         section = site.section(experiment)
         said = [item for part in section.find_class("verdict") for item in part.iterfind("li")]
         texts = [item.text_content().removeprefix(item.find("span").text_content()) for item in said]
-        wanted = [s["text"] for s in site.comparison(experiment)["verdict"] if s["kind"] != "caveat"]
+        wanted = [s.text for s in site.comparison(experiment).facts.verdict if s.kind != "caveat"]
         assert sorted(texts) == sorted(wanted)
         whole = section.text_content()
         assert whole.index(wanted[0]) < whole.index("Loss curves")
 
 
 def test_caveat_stands_above_everything_where_the_scale_means_nothing(site: Site) -> None:
-    caveat = site.comparison("figure_6")["caveat"]
+    caveat = site.comparison("figure_6").facts.caveat
     section = site.section("figure_6")
     assert section.find_class("caveat")[0].text_content() == caveat
     assert section.text_content().index(caveat) < section.text_content().index("Result")
@@ -115,43 +118,44 @@ def test_pairs_show_differences_speedup_and_not_reached(site: Site) -> None:
     comparison = site.comparison("figure_3")
     section = site.section("figure_3")
     rows = section.get_element_by_id("cpu-figure_3-pairs").findall(".//tbody/tr")
-    assert len(rows) == len(comparison["pairs"])
-    for row, pair in zip(rows, comparison["pairs"], strict=True):
+    assert len(rows) == len(comparison.pairs())
+    for row, (reference, run) in zip(rows, comparison.pairs(), strict=True):
         cells = cells_of(row)
-        assert cells["equal_flops"].text == signed_text(pair["equal_flops"]["difference"])
-        assert json.loads(cells["heldout"].get("data-value")) == pair["heldout"]["difference"]["value"]
-        speedup = pair["equal_loss"]["speedup"]
-        assert cells["equal_loss"].text == number_text(speedup["steps"])
+        pair = {n.metric: n for n in comparison.select("pair", run=run.name, reference=reference.name)}
+        assert cells["equal_flops"].text == signed_text(pair["equal_flops.difference"])
+        assert json.loads(cells["heldout"].get("data-value")) == pair["heldout.difference"].value
+        assert cells["equal_loss"].text == number_text(pair["equal_loss.speedup.steps"])
         for name, words in (("flops", "FLOPs"), ("data_tokens", "data tokens"), ("hours", "hours")):
-            assert f"{number_text(speedup[name])} in {words}" in cells["equal_loss"].text_content()
-    moe = site.comparison("figure_1")["pairs"][0]
-    assert moe["equal_loss"]["status"] == "not_reached"
+            said = f"{number_text(pair[f'equal_loss.speedup.{name}'])} in {words}"
+            assert said in cells["equal_loss"].text_content()
+    (moe,) = site.comparison("figure_1").select("pair", metric="equal_loss.at.steps")
+    assert not moe.exists
     cell = cells_of(site.section("figure_1").get_element_by_id("cpu-figure_1-pairs").find(".//tbody/tr"))
     assert cell["equal_loss"].text == "not reached"
-    assert moe["equal_loss"]["note"] in cell["equal_loss"].get("title")
+    assert moe.note in cell["equal_loss"].get("title")
 
 
 def test_grid_tables_hold_every_cell_beside_the_papers(site: Site) -> None:
     comparison = site.comparison("figure_4")
     section = site.section("figure_4")
     tables = [table for table in section.iterfind(".//table") if table.get("data-grid") == "final_loss"]
-    grids = [grid for grid in comparison["grids"] if grid["metric"] == "final_loss"]
-    assert len(tables) == len(grids) == 2
-    for table, grid in zip(tables, grids, strict=True):
+    groups = [group for group, metric in grids_of(comparison) if metric == "final_loss"]
+    assert len(tables) == len(groups) == 2
+    for table, group in zip(tables, groups, strict=True):
+        ours, theirs, gains = (
+            cells_of_grid(comparison, group, "final_loss", what) for what in ("", ".paper", ".gain")
+        )
         shown = [
             (json.loads(cell.get("data-value")), cell.text_content())
             for cell in table.iterfind(".//tbody/tr/td")
         ]
-        assert [value for value, _ in shown] == [cell["value"]["value"] for cell in grid["cells"]]
-        for (_, text), cell in zip(shown, grid["cells"], strict=True):
-            assert f"paper {number_text(cell['published'])}" in text
-            assert ("(bag)" in text) == cell["bag_loss_only"]
+        assert [value for value, _ in shown] == [cell.value for cell in ours.values()]
+        for (_, text), (place, cell) in zip(shown, ours.items(), strict=True):
+            assert f"paper {number_text(theirs[place])}" in text
+            assert ("(bag)" in text) == (cell.note == BAG_LOSS) == (place[1] == 1)
         best = table.find_class("best")[0]
-        top = max(
-            (c for c in grid["cells"] if c["gain"]["value"] is not None),
-            key=lambda cell: cell["gain"]["value"],
-        )
-        assert json.loads(best.get("data-value")) == top["value"]["value"]
+        top = max((place for place in gains if gains[place].exists), key=lambda place: gains[place].number)
+        assert json.loads(best.get("data-value")) == ours[top].value
 
 
 def test_all_links_lead_somewhere(site: Site) -> None:

@@ -102,6 +102,7 @@ def test_rules_build_redraw_what_an_edit_touches_and_fill_snakemakes_report(repo
     edits: list[tuple[str, set[str]]] = [
         ("tst_titan/report/page.css", {"report"}),
         ("tst_titan/report/draw_results.py", {"figures", "report"}),
+        ("tst_titan/compare/kinds/pair.py", {"compare", "figures", "report"}),
         ("tst_titan/report/terminal.py", set()),
     ]
     for name, rules in edits:
@@ -114,21 +115,25 @@ def test_rules_build_redraw_what_an_edit_touches_and_fill_snakemakes_report(repo
 
 
 def imports_of(path: Path) -> set[str]:
-    """Modules of tst_titan.report that a module imports, directly or through another."""
+    """Modules of tst_titan.report that a module imports, directly or through another; kinds draw with some, too."""
     found: set[str] = set()
-    waiting = [path]
+    waiting = (
+        [path, *(REPOSITORY / "tst_titan/compare/kinds").glob("*.py")]
+        if path.name == "figures.py"
+        else [path]
+    )
     while waiting:
         tree = ast.parse(waiting.pop().read_text())
-        for node in ast.walk(tree):
-            if (
-                isinstance(node, ast.ImportFrom)
-                and node.module
-                and node.module.startswith("tst_titan.report.")
-            ):
-                name = node.module.removeprefix("tst_titan.report.") + ".py"
-                if name not in found:
-                    found.add(name)
-                    waiting.append(REPORT / name)
+        modules = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+        names = [f"{node.module}.{alias.name}" for node in modules for alias in node.names]
+        for name in (
+            name.removeprefix("tst_titan.report.").partition(".")[0] + ".py"
+            for name in names
+            if name.startswith("tst_titan.report.")
+        ):
+            if name not in found and (REPORT / name).is_file():
+                found.add(name)
+                waiting.append(REPORT / name)
     return found
 
 

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from tests.workflow.project import ProjectCopy
+from tst_titan.compare import read_results
 
 pytestmark = pytest.mark.slow
 
@@ -45,14 +46,12 @@ def test_nothing_is_done_twice(project):
 
 def test_the_report_is_there_with_both_runs(project):
     page = (project.folder / "results/report/index.html").read_text()
-    comparison = json.loads((project.folder / "results/compare/smoke/figure_3a/comparison.json").read_text())
-    assert "plumbing" in page and [run["role"] for run in comparison["runs"]] == ["baseline", "tst"]
-    for run in comparison["runs"]:
-        assert all(
-            run["metrics"][name]["value"] is not None
-            for name in ("final_loss", "heldout_nats_per_token", "heldout_bits_per_byte")
-        )
-        assert "accuracy/heldout_continuation" in run["metrics"]
+    results = read_results(project.folder / "results/compare/smoke/figure_3a")
+    assert "plumbing" in page and [run.role for run in results.runs] == ["baseline", "tst"]
+    for run in results.runs:
+        for name in ("final_loss", "heldout_nats_per_token", "heldout_bits_per_byte"):
+            assert results.value(run.name, name) is not None
+        assert "accuracy/heldout_continuation" in results.metrics(run.name)
 
 
 @pytest.mark.parametrize(
