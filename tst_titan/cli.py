@@ -37,6 +37,7 @@ COMMANDS = {
     # Evaluate.
     # Compare.
     # Report.
+    "report": Command("tst_titan.report.command", "figures, pages, tables, and what experiments found"),
     # The paper.
     "recommend": Command("tst_titan.paper.recommend", "choose s and r for a budget"),
 }

@@ -18,9 +18,10 @@ import pytest
 
 from tests.report import experiments
 from tests.report.conftest import Site, figures_folder
+from tst_titan.cli import main
 from tst_titan.data.mutual_information import Row, fit_power_law
 from tst_titan.paper import published_runs, published_sweeps
-from tst_titan.report import draw_curves, figures
+from tst_titan.report import draw_curves
 from tst_titan.report.draw_corpus import draw_mutual_information
 from tst_titan.report.draw_grids import paper_grid
 from tst_titan.report.draw_results import draw_accuracy, draw_seeds
@@ -241,8 +242,11 @@ def test_mutual_information_is_drawn_beside_the_papers_law(
     }  # fmt: skip
     source.write_text(json.dumps(content))
     out = tmp_path / "figures"
-    arguments = ["--mutual-information", str(source), "--out", str(out)]
-    assert figures.main([*arguments, "--name", "figure_10", "--scale", "cpu"]) == 0
+    arguments = ["report", "figures", str(source), "--out", str(out)]
+    assert main(arguments) == 2
+    assert "say whose figures these are" in capsys.readouterr().err
+    arguments += ["--experiment", "figure_10", "--scale", "cpu"]
+    assert main(arguments) == 0
     (panel,) = json.loads((out / "figures.json").read_text())["panels"]
     assert "3.70 to" not in panel["alt"] and "3.200 to 1.220 nats" in panel["alt"]
     assert "1.2 + 2 d^(-1)" in panel["alt"] and "the paper's 3.63 + 1.35 d^(-1.25)" in panel["alt"]
@@ -251,7 +255,7 @@ def test_mutual_information_is_drawn_beside_the_papers_law(
     frame = pd.read_csv(out / "mutual_information.csv")
     assert frame["grassberger"].tolist() == [row.grassberger for row in rows]
     source.write_text(json.dumps({**content, "fits": {}}))
-    assert figures.main(arguments) == 2
+    assert main(arguments) == 2
     assert "fits has no 'grassberger'" in capsys.readouterr().err
 
 
@@ -310,7 +314,7 @@ def test_a_damaged_comparison_is_refused(
         (tmp_path / name).write_bytes((site.root / site.folders["figure_6"] / name).read_bytes())
     change(tmp_path)
     out = tmp_path / "figures"
-    assert figures.main(["--comparison", str(tmp_path), "--out", str(out)]) == 2
+    assert main(["report", "figures", str(tmp_path), "--out", str(out)]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
 

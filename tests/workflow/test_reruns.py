@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 SCALE = "configs/scales/smoke.yaml"
 EXPERIMENT = "configs/experiments/figure_3a.yaml"
-AFTER_COMPARE = {"figures": 1, "report": 1}
+AFTER_COMPARE = {"figures": 1, "page": 1, "report": 1}
 EVERYTHING_OF_ONE_RUN = {"export": 1, "heldout": 1, "evaluate_tasks": 1, "compare": 1, **AFTER_COMPARE}
 
 
@@ -44,7 +44,7 @@ def test_nothing_is_done_twice(project):
 
 
 def test_the_report_is_there_with_both_runs(project):
-    page = (project.folder / "results/report/index.html").read_text()
+    page = (project.folder / "results/report/smoke/figure_3a.html").read_text()
     comparison = json.loads((project.folder / "results/compare/smoke/figure_3a/comparison.json").read_text())
     assert "plumbing" in page and [run["role"] for run in comparison["runs"]] == ["baseline", "tst"]
     for run in comparison["runs"]:
@@ -58,7 +58,7 @@ def test_the_report_is_there_with_both_runs(project):
 @pytest.mark.parametrize(
     ("path", "old", "new", "expected"),
     [
-        ("tst_titan/report/index.html", "<title>", "<title>Edited ", {"report": 1}),
+        ("tst_titan/report/base.html", "<title>", "<title>Edited ", {"page": 1, "report": 1}),
         ("tst_titan/report/style.py", '"""', '"""Edited. ', AFTER_COMPARE),
         ("tst_titan/compare/arithmetic.py", '"""', '"""Edited. ', {"compare": 1, **AFTER_COMPARE}),
         ("tst_titan/titan/trainer.py", '"""', '"""Edited. ', {}),

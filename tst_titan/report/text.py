@@ -64,6 +64,11 @@ def signed_text(number: dict[str, Any] | None) -> str:
     return GAP if number is None else text.signed_text(number["value"], number["unit"])
 
 
+def answer(comparison: dict[str, Any]) -> str:
+    """The first result that a comparison states; empty where there is none."""
+    return next((sentence["text"] for sentence in comparison["verdict"] if sentence["kind"] == "result"), "")
+
+
 def cell_note(number: dict[str, Any]) -> str:
     """What a table cell says on hover: exact value, interval, how it was computed and from which files."""
     unit = number["unit"]
