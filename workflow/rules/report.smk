@@ -119,7 +119,7 @@ rule figures:
     params:
         options=figure_options,
     shell:
-        "tst-titan report figures {input.source} {params.options} --out {output} > {log} 2>&1"
+        "python -m tst_titan.cli report figures {input.source} {params.options} --out {output} > {log} 2>&1"
 
 
 rule tables:
@@ -136,7 +136,7 @@ rule tables:
     params:
         out=TABLES,
     shell:
-        "tst-titan report table {input.comparison} {wildcards.table} --out {params.out} > {log} 2>&1"
+        "python -m tst_titan.cli report table {input.comparison} {wildcards.table} --out {params.out} > {log} 2>&1"
 
 
 rule page:
@@ -160,7 +160,7 @@ rule page:
     params:
         tables=RESULTS + "/tables",
     shell:
-        "tst-titan report page {input.figures} --out {output} --data {input.data} --tables {params.tables}"
+        "python -m tst_titan.cli report page {input.figures} --out {output} --data {input.data} --tables {params.tables}"
         " --project configs/demo.yaml > {log} 2>&1"
 
 
@@ -177,7 +177,7 @@ rule report:
     params:
         figures=RESULTS + "/figures",
     shell:
-        "tst-titan report index {input.pages} --figures {params.figures} --out {output} > {log} 2>&1"
+        "python -m tst_titan.cli report index {input.pages} --figures {params.figures} --out {output} > {log} 2>&1"
 
 
 onsuccess:
