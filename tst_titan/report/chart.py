@@ -11,7 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from tst_titan.compare.spec import BASELINE
+from tst_titan.compare.numbers import Number
 from tst_titan.report.draw_curves import view_of
 from tst_titan.report.read import Experiment
 from tst_titan.report.style import CSS_VARIABLES, MANY_KEYS, Look, looks_of
@@ -46,20 +46,21 @@ def loss_chart(experiment: Experiment) -> Markup:
     groups: dict[str, dict[str, list[float | int]]] = {}
     traces: list[Trace] = []
     for group in experiment.groups:
-        runs = [run for run in experiment.runs if run["group"] == group]
-        view = view_of(experiment.curves[experiment.curves["run"].isin([run["name"] for run in runs])])
+        runs = [run for run in experiment.runs if run.group == group]
+        view = view_of(experiment.curves[experiment.curves["run"].isin([run.name for run in runs])])
         groups[group] = {"readable": _rounded(view.readable), "whole": _rounded(view.whole)}
-        repeated = len({run["label"] for run in runs}) < len(runs)
-        switches = sum(bool(run["bag_sizes"]) for run in runs if run["name"] in shown)
+        repeated = len({run.label for run in runs}) < len(runs)
+        switches = sum(bool(run.bag_sizes) for run in runs if run.name in shown)
         for run in runs:
             common = {
-                "name": run["name"] if repeated else run["label"],
-                "legendgroup": run["name"],
-                "visible": True if run["name"] in shown else "legendonly",
+                "name": run.name if repeated else run.label,
+                "legendgroup": run.name,
+                "visible": True if run.name in shown else "legendonly",
             }
-            look = looks[run["name"]]
+            look = looks[run.name]
             colour = CSS_VARIABLES.get(look.colour, look.colour)
-            for trace in _traces(run, experiment.curve(run["name"]), look, view.whole):
+            final = experiment.get("run", run.name, "final_bag_loss" if run.bag_loss_only else "final_loss")
+            for trace in _traces(experiment.curve(run.name), final, look, view.whole):
                 if trace["meta"]["kind"] == "switch" and switches > _FEW_SWITCHES:
                     trace["opacity"] = 0.4
                 trace["meta"] |= {"group": group, "colour": colour}
@@ -74,7 +75,7 @@ def as_script(data: dict[str, Any]) -> Markup:
 
 
 def _traces(
-    run: dict[str, Any], curve: pd.DataFrame, look: Look, whole: tuple[float, float]
+    curve: pd.DataFrame, final: Number | None, look: Look, whole: tuple[float, float]
 ) -> Iterator[Trace]:
     """A run's traces: bag phase, switch, token phases, final loss; those that it has."""
     bags, tokens = curve[~curve["comparable"]], curve[curve["comparable"]]
@@ -97,14 +98,13 @@ def _traces(
             "marker": {"symbol": _SYMBOLS[look.marker], "size": 7, "maxdisplayed": 9},
             "showlegend": True, "hovertemplate": "%{y:.4f}", "meta": {"kind": "token", **_points(tokens)},
         }  # fmt: skip
-    final = run["metrics"].get("final_bag_loss" if run["bag_loss_only"] else "final_loss")
-    if final is not None and final["value"] is not None:
+    if final is not None and final.exists:
         end = curve.iloc[-1]
         yield {
             "mode": "markers", "marker": {"symbol": "circle-open", "size": 12, "line": {"width": 2}},
             "showlegend": False, "hovertemplate": "%{y:.4f} final loss",
             "meta": {"kind": "final", "x": {axis: _rounded([end[axis]]) for axis in AXES},
-                     "y": {"smoothed": _rounded([final["value"]])}},
+                     "y": {"smoothed": _rounded([final.number])}},
         }  # fmt: skip
 
 
@@ -120,17 +120,14 @@ def _shown_at_first(experiment: Experiment) -> set[str]:
     """All runs where they are few; else the baselines and the best runs of every group."""
     chosen: set[str] = set()
     for group in experiment.groups:
-        runs = [run for run in experiment.runs if run["group"] == group]
+        runs = [run for run in experiment.runs if run.group == group]
         if len(runs) <= MANY_KEYS:
-            chosen |= {run["name"] for run in runs}
+            chosen |= {run.name for run in runs}
             continue
-        known = [run for run in runs if run["metrics"]["final_loss"]["value"] is not None]
-        others = sorted(
-            (run for run in known if run["role"] != BASELINE),
-            key=lambda run: run["metrics"]["final_loss"]["value"],
-        )
-        baselines = [run for run in runs if run["role"] == BASELINE]
-        chosen |= {run["name"] for run in (*baselines[:3], *others[:2])}
+        losses = {run.name: experiment.value(run.name, "final_loss") for run in runs if not run.is_baseline}
+        others = sorted((loss, name) for name, loss in losses.items() if loss is not None)
+        baselines = [run for run in runs if run.is_baseline]
+        chosen |= {run.name for run in baselines[:3]} | {name for _, name in others[:2]}
     return chosen
 
 

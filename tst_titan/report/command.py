@@ -65,14 +65,13 @@ def _figures(arguments: argparse.Namespace) -> int:
 def _table(arguments: argparse.Namespace) -> int:
     from tst_titan.files import write_atomically
     from tst_titan.report import published_table
-    from tst_titan.report.read import read_json
+    from tst_titan.report.read import read_experiment
 
-    content = read_json(arguments.comparison, "compare the experiment first")
-    cells = published_table.entries(content, arguments.table)
+    experiment = read_experiment(arguments.comparison)
+    cells = published_table.entries(experiment, arguments.table)
+    html = published_table.as_html(experiment, arguments.table, cells)
     write_atomically(arguments.out.with_suffix(".csv"), published_table.as_csv(cells))
-    write_atomically(
-        arguments.out.with_suffix(".html"), published_table.as_html(content, arguments.table, cells)
-    )
+    write_atomically(arguments.out.with_suffix(".html"), html)
     return 0
 
 

@@ -8,19 +8,16 @@ from pathlib import Path
 
 import matplotlib as mpl
 
+from tst_titan.compare.kinds import kind_named
+from tst_titan.compare.kinds.corpus_statistics import draw_mutual_information
 from tst_titan.errors import UserError
 from tst_titan.files import write_atomically
-from tst_titan.report.draw_corpus import draw_mutual_information
 from tst_titan.report.draw_curves import draw_curves
 from tst_titan.report.draw_experts import draw_experts
-from tst_titan.report.draw_grids import draw_grids
 from tst_titan.report.draw_results import draw_accuracy, draw_final_loss, draw_seeds
-from tst_titan.report.draw_sweeps import draw_sweeps, draw_transfer
 from tst_titan.report.panels import Panel
 from tst_titan.report.read import FIGURES_FORMAT, read_experiment
 from tst_titan.report.style import styled
-
-_OVERVIEW_KINDS = ("pair", "seeds", "curriculum", "feeding")
 
 
 def draw(
@@ -63,9 +60,9 @@ def draw_experiment(comparison: Path, folder: Path, token_phase_only: bool = Fal
     """
     experiment = read_experiment(comparison)
     with styled():
-        made: list[Panel | None] = [*draw_grids(experiment, folder), *draw_sweeps(experiment, folder)]
-        made.append(draw_transfer(experiment, folder))
-        if experiment.kind in _OVERVIEW_KINDS:
+        kind = kind_named(experiment.facts.kind)
+        made: list[Panel | None] = [*kind.draw(experiment, folder)]
+        if kind.pairwise:
             made.append(draw_final_loss(experiment, folder))
         made.append(draw_seeds(experiment, folder))
         made.append(draw_accuracy(experiment, folder))

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tst_titan import text
+from tst_titan.compare.results import Sentence
 from tst_titan.errors import UserError
 from tst_titan.files import write_atomically, write_if_changed
 from tst_titan.paper import SOURCE
@@ -128,8 +129,8 @@ def write_index(pages: Sequence[Path], figures: Path, out: Path) -> None:
             "said": "",
         }
         if experiment is not None:
-            content = experiment.content
-            entry |= {"title": experiment.title, "caveat": content["caveat"], "said": answer(content)}
+            facts = experiment.facts
+            entry |= {"title": experiment.title, "caveat": facts.caveat, "said": answer(facts.verdict)}
         scales.setdefault(page.parent.name, []).append(entry)
     write_atomically(out, _template("index.html", out).render(scales=scales))
 
@@ -167,15 +168,15 @@ def _drawn_from(figures: dict[str, Any]) -> Experiment | None:
 
 def _experiment(experiment: Experiment, panels: list[dict[str, Any]]) -> dict[str, Any]:
     """What the template needs for one experiment."""
-    content = experiment.content
+    facts = experiment.facts
     results = [panel for panel in panels if panel["role"] == "result"]
     curves = [panel for panel in panels if panel["role"] == "curves"]
-    first, more = _first_of_each_kind([s for s in content["verdict"] if s["kind"] != "caveat"])
+    first, more = _first_of_each_kind([s for s in facts.verdict if s.kind != "caveat"])
     grids = grid_tables(experiment)
     return {
         "title": experiment.title,
-        "caveat": content["caveat"],
-        "paper": (content.get("paper") or "").replace("_", " "),
+        "caveat": facts.caveat,
+        "paper": (facts.paper or "").replace("_", " "),
         "verdict": first,
         "more_verdict": more,
         "results": results[:_FIRST_FIGURES],
@@ -191,7 +192,7 @@ def _experiment(experiment: Experiment, panels: list[dict[str, Any]]) -> dict[st
         "pairs": pair_table(experiment),
         "first_grids": [grid for grid in grids if grid["metric"] == grids[0]["metric"]],
         "more_grids": [grid for grid in grids if grid["metric"] != grids[0]["metric"]],
-        "confidence": f"{content['options']['confidence']:.0%}",
+        "confidence": f"{facts.options.confidence:.0%}",
         "folder": experiment.folder.as_posix(),
         "provenance": provenance_of([experiment]),
     }
@@ -203,23 +204,21 @@ def _tables(experiment: Experiment, folder: Path | None) -> list[dict[str, str]]
         return []
     return [
         {
-            "title": f"{name.replace('_', ' ')}, {metric_name(table['metric']).lower()}, {table['group']}",
+            "title": f"{name.replace('_', ' ')}, {metric_name(table.metric).lower()}, {table.group}",
             "path": (folder / experiment.scale / name).as_posix(),
         }
-        for name, table in experiment.content.get("tables", {}).items()
+        for name, table in experiment.facts.tables.items()
     ]
 
 
-def _first_of_each_kind(
-    verdict: Sequence[dict[str, str]],
-) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+def _first_of_each_kind(verdict: Sequence[Sentence]) -> tuple[list[Sentence], list[Sentence]]:
     """The sentences that stand at the top, a few of every kind, and the rest."""
-    first: list[dict[str, str]] = []
-    rest: list[dict[str, str]] = []
+    first: list[Sentence] = []
+    rest: list[Sentence] = []
     seen: Counter[str] = Counter()
     for sentence in verdict:
-        (first if seen[sentence["kind"]] < _FIRST_SENTENCES[sentence["kind"]] else rest).append(sentence)
-        seen[sentence["kind"]] += 1
+        (first if seen[sentence.kind] < _FIRST_SENTENCES[sentence.kind] else rest).append(sentence)
+        seen[sentence.kind] += 1
     return first, rest
 
 

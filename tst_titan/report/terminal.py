@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tst_titan.compare.table import table_text
 from tst_titan.errors import UserError
 from tst_titan.report.read import Experiment, read_experiment
+from tst_titan.report.tables import run_text
 from tst_titan.report.text import answer
 
 
 def experiment_text(experiment: Experiment) -> str:
-    """The comparison as ``Comparison.text()`` gives it, from the files that it wrote."""
-    lines = [f"{experiment.title} (scale {experiment.scale})", "", table_text(experiment.table), ""]
-    return "\n".join(lines + [f"* {sentence['text']}" for sentence in experiment.content["verdict"]])
+    """The table of runs and the verdict of a comparison."""
+    lines = [f"{experiment.title} (scale {experiment.scale})", "", run_text(experiment), ""]
+    return "\n".join(lines + [f"* {sentence.text}" for sentence in experiment.facts.verdict])
 
 
 def summary(folders: Sequence[Path], report: Path | None) -> str:
@@ -26,7 +26,11 @@ def summary(folders: Sequence[Path], report: Path | None) -> str:
     alone = len(folders) == 1
     parts = []
     for experiment in map(read_experiment, folders):
-        said = experiment_text(experiment) if alone else f"{experiment.title}: {answer(experiment.content)}"
+        said = (
+            experiment_text(experiment)
+            if alone
+            else f"{experiment.title}: {answer(experiment.facts.verdict)}"
+        )
         if report is not None:
             page = report / experiment.scale / f"{experiment.name}.html"
             if not page.is_file():

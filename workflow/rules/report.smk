@@ -11,8 +11,8 @@ def report_code(*patterns):
 
 
 # An edit of one of these draws again (tests/report compares the lists with what is imported).
-SHARED = ["../text.py", "read.py", "text.py"]
-DRAWING = [*SHARED, "panels.py", "style.py"]
+SHARED = ["../text.py", "../compare/**/*.py", "text.py"]
+DRAWING = [*SHARED, "drawing.py", "read.py", "panels.py", "style.py"]
 FIGURE_CODE = report_code("figures.py", "draw_*.py", *DRAWING)
 PAGE_CODE = report_code(
     "page.py", "tables.py", "provenance.py", "chart.*", "svg.py", *DRAWING
