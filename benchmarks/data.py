@@ -22,12 +22,12 @@ from tokenizers import Tokenizer
 
 from benchmarks import measure
 from benchmarks.measure import Ratio
-from tst_titan.data.corpus import TrainTokenizer
+from tst_titan.config.corpus import Tokens, TrainTokenizer
 from tst_titan.data.documents import document_writer
 from tst_titan.data.lanes import Lanes
 from tst_titan.data.packages import documents_of, package_files
+from tst_titan.data.pipelines import Pipeline, run_pipeline
 from tst_titan.data.shards import ShardFile, TokenStream, storage_dtype
-from tst_titan.data.stages import Stage, run_stage
 from tst_titan.data.tokenizer import train_bpe
 from tst_titan.data.tokens import build_tokenize
 
@@ -99,13 +99,13 @@ def encode_alone(tokenizer: Tokenizer, texts: list[str]) -> None:
 
 
 def tokenize_step(documents: Path, tokenizer: Path, folder: Path, cores: int) -> None:
-    """The pipeline's stage from documents to shuffled shards, afresh."""
+    """The pipeline's step from documents to shuffled shards, afresh."""
     shutil.rmtree(folder, ignore_errors=True)
-    settings = {"tokens": {"shuffle": "global", "batch_documents": BATCH_DOCUMENTS}}
+    tokens = Tokens(shuffle="global", batch_documents=BATCH_DOCUMENTS)
     build = partial(
-        build_tokenize, settings, {}, documents, tokenizer, "<|endoftext|>", folder / "shards", shuffle=True
+        build_tokenize, tokens, {}, documents, tokenizer, "<|endoftext|>", folder / "shards", shuffle=True
     )
-    run_stage(Stage("tokenize", cores, build), folder / "logs", cores)
+    run_pipeline(Pipeline("tokenize", cores, build), folder / "logs", cores)
 
 
 def bench_tokenizing(folder: Path, rounds: int, cores: int) -> tuple[list[Ratio], Seconds]:

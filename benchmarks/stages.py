@@ -30,7 +30,7 @@ from torchtitan.components.loss import BaseLoss  # noqa: E402
 
 from benchmarks.measure import interleave, peak_extra_bytes, ratio, set_pages, table, write  # noqa: E402
 from tst_titan.titan.job import Job  # noqa: E402
-from tst_titan.titan.loss import BagLoss  # noqa: E402
+from tst_titan.titan.superposition import BagLoss  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 # The demo's shape: configs/scales/cpu.yaml.

@@ -184,7 +184,7 @@ class Bench:
         """The paper's other bag losses, against one ordinary cross-entropy."""
         logits, labels = _logits(head, bag_size, self.device)
         actions = {"one label": _step(head, logits, labels, _one_label)}
-        others = [name for name in LOSSES if name != "mce"]
+        others = [name for name in LOSSES if not LOSSES[name].takes_weights]
         for name in others:
             actions[name] = _step(head, logits, labels, _by_name(name))
         seconds = self._time(f"other losses {head}", actions)

@@ -48,7 +48,7 @@ def kept(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def in_backward(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The package's route for low precision and accelerators: the gradient is built in backward."""
     original = dense.builds_gradient_early
-    dense.builds_gradient_early = lambda name, logits: False
+    dense.builds_gradient_early = lambda loss, logits: False
     try:
         return kept(logits, labels)
     finally:

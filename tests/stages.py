@@ -35,6 +35,29 @@ MOE = {
     "vocab_size": 64,
     "max_sequence_length": 64,
 }
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama3": DENSE,
+    "qwen3": {**{key: value for key, value in MOE.items() if key != "moe"}, "ffn_dim": 48},
+    "qwen3_moe": MOE,
+    "deepseek_v3": {
+        "family": "deepseek_v3",
+        "dim": 32,
+        "n_layers": 3,
+        "n_heads": 4,
+        "n_kv_heads": 4,
+        "ffn_dim": 48,
+        "moe": {"n_experts": 8, "top_k": 2, "expert_ffn_dim": 16, "n_groups": 4, "top_k_groups": 2},
+        "vocab_size": 64,
+        "max_sequence_length": 64,
+        "n_dense_layers": 1,
+        "q_lora_rank": 24,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 4,
+        "v_head_dim": 6,
+    },
+}
+"""A small shape of every architecture, for tests of what each of them must do."""
 SCHEDULE = {"warmup_steps": 2}
 
 

@@ -1,11 +1,46 @@
-"""The ``tst-titan`` command: what people and rules call by hand. Each subcommand lives in its own module."""
+"""``tst-titan``: the one command for everything that a rule or a person calls.
+
+A subcommand is a line of ``COMMANDS``. Its module offers ``add_arguments(parser)``, which sets the parser's default
+``run`` to a function that takes the parsed arguments and returns the exit status. A module is imported only when its
+subcommand is named, so ``tst-titan status`` waits for neither torch nor pandas.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any, NamedTuple
 
 from tst_titan.errors import EXIT_USER_ERROR, UserError
+
+
+class Command(NamedTuple):
+    """Where a subcommand lives, and its line of ``tst-titan --help``."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    # Plan and train.
+    "plan": Command("tst_titan.run.plan", "stages, FLOPs, hours and disk of experiments, before they run"),
+    "train": Command("tst_titan.run.launch", "train one stage of the tree, with all its processes"),
+    "status": Command("tst_titan.run.status", "state, step, speed and time left of every stage"),
+    "prune": Command("tst_titan.run.prune", "remove the checkpoints that nothing needs any more"),
+    "restore": Command("tst_titan.run.restore", "train a stage again for its pruned checkpoint"),
+    # Data.
+    "data": Command("tst_titan.data.command", "run one step of a corpus, from sources to token shards"),
+    # Evaluate.
+    # Compare.
+    # Report.
+    "report": Command("tst_titan.report.command", "figures, pages, tables, and what experiments found"),
+    # The paper.
+    "recommend": Command("tst_titan.paper.recommend", "choose s and r for a budget"),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -13,36 +48,35 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="tst-titan", description="Token Superposition Training on torchtitan."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_commands(commands, sys.argv[1:] if arguments is None else arguments)
-    parsed = parser.parse_args(arguments)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('tst-titan')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_CommandParser)
+    for name, command in COMMANDS.items():
+        commands.add_parser(name, help=command.help, description=command.help).module = command.module
     try:
-        return parsed.run(parsed)
+        parsed = parser.parse_args(arguments)
+        status = parsed.run(parsed)
+        sys.stdout.flush()
     except UserError as error:
         print(error, file=sys.stderr)
         return EXIT_USER_ERROR
+    except BrokenPipeError:
+        # `tst-titan plan | head`: what is still buffered must not fail once more when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return status
 
 
-def _add_commands(commands: argparse._SubParsersAction, words: list[str]) -> None:
-    from tst_titan import plan
-    from tst_titan.run import launch, prune, restore, status
+class _CommandParser(argparse.ArgumentParser):
+    """Asks the subcommand's module for its arguments only once the command line has named it."""
 
-    launch.add_arguments(commands.add_parser("train", help="train one stage of the tree, all its processes"))
-    plan.add_arguments(
-        commands.add_parser("plan", help="stages, FLOPs, hours and disk of experiments, before they run")
-    )
-    prune.add_arguments(commands.add_parser("prune", help="remove checkpoints that nothing needs any more"))
-    restore.add_arguments(
-        commands.add_parser("restore", help="train a stage again for its pruned checkpoint")
-    )
-    status.add_arguments(
-        commands.add_parser("status", help="state, step, speed and time left of every stage")
-    )
-    # The regression needs pandas and scipy, which a training job should not wait for.
-    if {"recommend", "--help", "-h"} & set(words):
-        from tst_titan.paper import recommend
+    module = ""
 
-        recommend.add_arguments(commands.add_parser("recommend", help="choose s and r for a budget"))
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self.module:
+            import_module(self.module).add_arguments(self)
+        return super().parse_known_args(args, namespace)
 
 
 if __name__ == "__main__":

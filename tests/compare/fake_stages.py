@@ -114,7 +114,6 @@ def _write_stage(
         "stage_wall_seconds": own["seconds"] + 5, "stage_device_hours": 0.0, "device_hours": 0.0,
         "position": 0, "world_size": shape.world_size,
         "peak_memory_gib": 1.0, "final_loss": lines[-1]["loss"],
-        "final_loss_mean": float(np.mean([line["loss"] for line in lines[-10:]])), "final_loss_mean_of": 10,
         "parameters": {"total": shape.parameters, "active": shape.parameters, "non_embedding": 1},
         "flops_per_latent": shape.flops_per_latent,
         "epochs_read": totals["data_tokens"] / (shape.corpus_tokens or 10**12), "unique_data_tokens": unique,

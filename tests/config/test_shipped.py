@@ -7,8 +7,8 @@ import yaml
 
 from tst_titan.compare import ComparisonSpec
 from tst_titan.compare.render import MODEL_OF_SIZE, SWEPT_STEPS, SWEPT_WEIGHTS, make_spec
+from tst_titan.config.corpus import load_corpus
 from tst_titan.config.load import dump, parse
-from tst_titan.data.config import load_corpus
 from tst_titan.errors import UserError
 from tst_titan.paper import published_sweeps
 from tst_titan.tree.project import Project

@@ -5,23 +5,17 @@ from typing import Any
 
 import pytest
 import yaml
+from datatrove.utils import word_tokenizers
 
 from tests.data.texts import base_config, write_corpus
-from tst_titan.data.config import load_corpus, render_steps
-from tst_titan.data.corpus import STEPS, CorpusConfig, corpus_identity, step_settings
+from tst_titan.config.corpus import CorpusConfig, load_corpus
+from tst_titan.data.filters import WORDS
+from tst_titan.data.settings import SETTINGS, FilterSettings, SplitSettings, render
 from tst_titan.errors import UserError
 
 ROOT = Path(__file__).parents[2]
+CORPORA = ROOT / "configs" / "corpora"
 SOURCES = [{"kind": "parquet", "path": "somewhere"}]
-
-
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "configs" / "corpora").glob("*.yaml")), ids=lambda path: path.stem
-)
-def test_shipped_corpora_load_and_resolve(path: Path) -> None:
-    corpus = load_corpus(path)
-    assert corpus.name == path.stem
-    assert set(step_settings(corpus, ROOT)) == set(STEPS)
 
 
 def test_every_field_is_described() -> None:
@@ -84,6 +78,89 @@ def test_mistakes_are_named(tmp_path: Path, changes: dict[str, Any], message: st
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        (
+            ["C4Quality"],
+            r"key filters.0: found 'C4Quality': no filter has this name \(did you mean 'C4QualityFilter'\?\); there "
+            "are: length, lines, quality, repetition, C4BadWordsFilter",
+        ),
+        (
+            [{"length": {"min_char": 3}}],
+            r"unknown key filters.0.length.min_char \(did you mean 'min_chars'\?\)",
+        ),
+        (
+            ["length", {"C4QualityFilter": {"min_sentences": 3}}],
+            r"key filters.1.C4QualityFilter: no argument 'min_sentences' \(did you mean 'min_num_sentences'\?\), found "
+            "with value 3; C4QualityFilter takes: split_paragraph, ",
+        ),
+        (
+            [{"C4QualityFilter": {"min_num_sentences": "many"}}],
+            "key filters.0.C4QualityFilter.min_num_sentences: found 'many': Input should be a valid number",
+        ),
+        (
+            [{"GopherRepetitionFilter": {"top_n_grams": [[2, "a"]]}}],
+            "key filters.0.GopherRepetitionFilter.top_n_grams.0.1: found 'a': Input should be a valid number",
+        ),
+        ([{"RegexFilter": {}}], "missing key filters.0.RegexFilter.regex_exp"),
+        (
+            [{"LengthFilter": {}, "LinesFilter": {}}],
+            "key filters.0: expected a filter's name, or its name and arg",
+        ),
+        (
+            {"C4QualityFilter": {}},
+            r"key filters: datatrove's filters are given as a list, in their order: \[{C4",
+        ),
+        (
+            [{"FineWebQualityFilter": {"language": "english"}}],
+            "0.FineWebQualityFilter.language: found 'english': datatrove",
+        ),
+        (
+            {"quality": {"language": "german"}},
+            "key filters.quality.language: found 'german': datatrove knows no such language",
+        ),
+    ],
+)
+def test_mistakes_in_filters_are_named(tmp_path: Path, filters: object, message: str) -> None:
+    path = write_corpus(tmp_path, base_config(SOURCES, filters=filters))
+    with pytest.raises(UserError, match=message) as caught:
+        load_corpus(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_language_needs_its_package_and_its_stop_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(language: str) -> None:
+        raise ImportError(f"Please install `spacy` to use {language} word tokenizer (`pip install spacy`).")
+
+    monkeypatch.setattr(word_tokenizers, "load_word_tokenizer", refuse)
+    path = write_corpus(tmp_path, base_config(SOURCES, filters={"repetition": {"language": "deu"}}))
+    with pytest.raises(
+        UserError, match=r"filters.repetition.language: found 'deu': .*cannot be used here: .*spacy"
+    ):
+        load_corpus(path)
+    monkeypatch.setattr(word_tokenizers, "load_word_tokenizer", lambda language: WORDS)
+    load_corpus(path)
+    path = write_corpus(tmp_path, base_config(SOURCES, filters={"quality": {"language": "deu"}}))
+    with pytest.raises(
+        UserError, match=r"filters.quality: language 'deu': min_stop_words \(2\) counts English words"
+    ):
+        load_corpus(path)
+    words = {"language": "deu", "stop_words": ["der", "die", "und"]}
+    load_corpus(write_corpus(tmp_path, base_config(SOURCES, filters={"quality": words})))
+
+
+def test_a_list_of_filters_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    filters = [{"length": {"min_chars": 7}}, "C4ParagraphFilter", {"SamplerFilter": {"rate": 1, "seed": 3}}]
+    render(load_corpus(write_corpus(tmp_path, base_config(SOURCES, filters=filters))), tmp_path)
+    written = yaml.safe_load(FilterSettings.path(tmp_path).read_text())["filters"]
+    length = {"length": {"max_chars": 1_000_000, "min_chars": 7}}
+    assert written == [length, {"C4ParagraphFilter": {}}, {"SamplerFilter": {"rate": 1, "seed": 3}}]
+    assert list(FilterSettings.read(tmp_path).plain()["filters"]) == written
+
+
 def test_all_mistakes_are_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         load_corpus(write_corpus(tmp_path, base_config(SOURCES) | {"tasks": 0, "job": 1}))
@@ -102,13 +179,35 @@ def test_files_that_are_no_configs(tmp_path: Path) -> None:
         load_corpus(tmp_path / "list.yaml")
 
 
+def rendered(corpus: CorpusConfig, root: Path = Path()) -> dict[str, dict[str, Any]]:
+    """The settings of each step."""
+    return {step: kind.of(corpus, root).plain() for step, kind in SETTINGS.items()}
+
+
 def test_rendering_writes_only_what_changes(tmp_path: Path) -> None:
-    config = write_corpus(tmp_path, base_config(SOURCES))
-    paths = render_steps(load_corpus(config), tmp_path / "out")
+    corpus = load_corpus(write_corpus(tmp_path, base_config(SOURCES)))
+    render(corpus, tmp_path / "out")
+    paths = {step: kind.path(tmp_path / "out") for step, kind in SETTINGS.items()}
     before = {step: path.stat().st_mtime_ns for step, path in paths.items()}
-    render_steps(load_corpus(config), tmp_path / "out")
+    render(corpus, tmp_path / "out")
     assert before == {step: path.stat().st_mtime_ns for step, path in paths.items()}
     assert yaml.safe_load(paths["split"].read_text()) == {"heldout": {"fraction": 0.1, "seed": 0}, "tasks": 2}
+
+
+@pytest.mark.parametrize("path", sorted(CORPORA.glob("*.yaml")), ids=lambda path: path.stem)
+def test_settings_are_read_back_as_they_were_written(path: Path, tmp_path: Path) -> None:
+    corpus = load_corpus(path)
+    render(corpus, tmp_path, ROOT)
+    for kind in SETTINGS.values():
+        assert kind.read(tmp_path) == kind.of(corpus, ROOT)
+
+
+def test_settings_of_another_version_are_named(tmp_path: Path) -> None:
+    render(load_corpus(write_corpus(tmp_path, base_config(SOURCES))), tmp_path)
+    path = SplitSettings.path(tmp_path)
+    path.write_text(path.read_text().replace("fraction", "share"))
+    with pytest.raises(UserError, match=r"config/split.yaml: unknown key heldout.share"):
+        SplitSettings.read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -125,13 +224,9 @@ def test_rendering_writes_only_what_changes(tmp_path: Path) -> None:
     ],
 )
 def test_an_edit_touches_its_step(tmp_path: Path, changes: dict[str, Any], touched: set[str]) -> None:
-    old = step_settings(load_corpus(write_corpus(tmp_path, base_config(SOURCES))))
-    corpus = load_corpus(write_corpus(tmp_path, base_config(SOURCES) | changes))
-    new = step_settings(corpus)
-    assert {step for step in STEPS if old[step] != new[step]} == touched
-    assert (
-        corpus_identity(corpus) == corpus_identity(load_corpus(write_corpus(tmp_path, base_config(SOURCES))))
-    ) == (not touched)
+    old = rendered(load_corpus(write_corpus(tmp_path, base_config(SOURCES))))
+    new = rendered(load_corpus(write_corpus(tmp_path, base_config(SOURCES) | changes)))
+    assert {step for step in SETTINGS if old[step] != new[step]} == touched
 
 
 def test_pins_and_tokenizer_files_are_part_of_the_settings(tmp_path: Path) -> None:
@@ -140,17 +235,15 @@ def test_pins_and_tokenizer_files_are_part_of_the_settings(tmp_path: Path) -> No
     source = {"kind": "installed_packages", "packages": ["rich", "click"], "pins": "pins.txt"}
     tokenizer = {"kind": "file", "path": "tokenizer.json", "eos_token": "e"}
     corpus = load_corpus(write_corpus(tmp_path, base_config([source], tokenizer=tokenizer)))
-    settings = step_settings(corpus, tmp_path)
+    settings = rendered(corpus, tmp_path)
     assert settings["filter"]["versions"] == {"click": "1.0", "rich": "2.0"}
     assert settings["filter"]["sources"][0]["packages"] == ["click", "rich"]
-    identity = corpus_identity(corpus, tmp_path)
     (tmp_path / "pins.txt").write_text("click==1.0\nRich==2.0\nother==4.0\n")
-    assert corpus_identity(corpus, tmp_path) == identity  # a pin that the corpus does not read
+    assert rendered(corpus, tmp_path) == settings  # a pin that the corpus does not read
     (tmp_path / "pins.txt").write_text("click==1.1\nRich==2.0\n")
-    assert corpus_identity(corpus, tmp_path) != identity
-    identity = corpus_identity(corpus, tmp_path)
+    assert rendered(corpus, tmp_path)["filter"] != settings["filter"]
     (tmp_path / "tokenizer.json").write_text("{ }")
-    assert corpus_identity(corpus, tmp_path) != identity
+    assert rendered(corpus, tmp_path)["tokenizer"] != settings["tokenizer"]
 
 
 @pytest.mark.parametrize(
@@ -169,4 +262,4 @@ def test_what_cannot_be_resolved(tmp_path: Path, source: dict, tokenizer: dict, 
     changes = {"tokenizer": tokenizer} if tokenizer else {}
     corpus = load_corpus(write_corpus(tmp_path, base_config([given], **changes)))
     with pytest.raises(UserError, match=message):
-        render_steps(corpus, tmp_path / "out", tmp_path)
+        render(corpus, tmp_path / "out", tmp_path)

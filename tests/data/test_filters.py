@@ -1,14 +1,16 @@
 """The filters: each reason once, and the thresholds that the config hands to datatrove."""
 
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 from datatrove.data import Document
+from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
 
 from tests.data.texts import document
-from tst_titan.data.corpus import Filters, LengthFilter, LinesFilter, QualityFilter, RepetitionFilter
-from tst_titan.data.filters import Length, Lines, SampleWriter, Words, make_filters
+from tst_titan.config.corpus import Filters, LengthFilter, LinesFilter, QualityFilter, RepetitionFilter
+from tst_titan.data.filters import WORDS, Length, Lines, SampleWriter, Words, make_filters
 
 
 def doc(text: str) -> Document:
@@ -65,8 +67,9 @@ def test_config_reaches_datatrove() -> None:
         repetition=RepetitionFilter(top_n_grams={3: 0.1}, dup_n_grams={}, dup_line_frac=0.5),
         dropped_sample=0,
     )
-    (first, quality), (second, repetition) = make_filters(config, "")
+    (first, quality), (second, repetition) = make_filters(config).items()
     assert (first, second) == ("quality", "repetition")
+    assert isinstance(quality, GopherQualityFilter) and isinstance(repetition, GopherRepetitionFilter)
     assert (quality.max_non_alpha_words_ratio, quality.min_doc_words) == (0.25, 7)
     assert (repetition.top_n_grams, repetition.dup_n_grams, repetition.dup_line_frac) == (
         ((3, 0.1),),
@@ -77,10 +80,10 @@ def test_config_reaches_datatrove() -> None:
 
 
 def test_repetition_drops_a_repeated_line() -> None:
-    ((_, repetition),) = make_filters(Filters(repetition=RepetitionFilter(), dropped_sample=0), "")
+    repetition = make_filters(Filters(repetition=RepetitionFilter()))["repetition"]
     text = document(1)
     assert repetition.filter(doc(text)) is True
-    assert repetition.filter(doc("\n".join([text.splitlines()[0]] * 9)))[0] is False
+    assert repetition.filter(doc("\n".join([text.splitlines()[0]] * 9))) == (False, "dup_line_frac")
 
 
 def test_words_split_letters_from_punctuation() -> None:
@@ -97,8 +100,28 @@ def test_words_split_letters_from_punctuation() -> None:
     ]
 
 
+def test_words_end_sentences() -> None:
+    text = "One is 1.5 long. Two?  Three... \nfour\n\n五。六！"
+    assert Words().sent_tokenize(text) == ["One is 1.5 long.", "Two?", "Three...", "four", "五。", "六！"]
+    assert [text[a:b] for a, b in Words().span_tokenize(text)] == Words().sent_tokenize(text)
+
+
+def test_a_list_names_filters_in_their_order(tmp_path: Path) -> None:
+    given: Any = ({"RegexFilter": {"regex_exp": "a"}}, {"lines": {}}, {"RegexFilter": {"regex_exp": "b"}})
+    filters = make_filters(given, tmp_path)
+    assert list(filters) == ["RegexFilter", "lines", "RegexFilter-2"]
+    assert [filters[name].filter(doc("abc")) for name in ("RegexFilter", "RegexFilter-2")] == [False, False]
+    assert filters["RegexFilter-2"].filter(doc("a c")) is True
+
+
+def test_words_stand_in_where_no_language_is_given() -> None:
+    (quality,) = make_filters(({"GopherQualityFilter": {"min_avg_word_length": 2.5}},)).values()
+    assert isinstance(quality, GopherQualityFilter)
+    assert (quality.language, quality.min_avg_word_length) == (WORDS, 2.5)
+
+
 def test_sample_writer_stops_at_its_limit(tmp_path: Path) -> None:
-    with SampleWriter(str(tmp_path), limit=2) as writer:
+    with SampleWriter(tmp_path, limit=2) as writer:
         for number in range(5):
             writer.write(doc(f"text {number}"), 3)
     lines = (tmp_path / "00003.jsonl").read_bytes().splitlines()

@@ -9,7 +9,7 @@ import pytest
 from tests.data.texts import base_config, build, texts_of, write_corpus
 from tst_titan.data.manifest import load_manifest
 from tst_titan.data.packages import check_installed, documents_of, pack, package_files, read_pins
-from tst_titan.data.work import load_done
+from tst_titan.data.step import load_done
 from tst_titan.errors import UserError
 
 ROOT = Path(__file__).parents[2]

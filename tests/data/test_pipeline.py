@@ -23,13 +23,14 @@ from tests.data.texts import (
     write_dclm,
     write_fineweb,
 )
-from tst_titan.data.config import load_corpus, render_steps
-from tst_titan.data.documents import filter_documents
+from tst_titan.cli import main
+from tst_titan.config.corpus import load_corpus
+from tst_titan.data.documents import TaskReader
+from tst_titan.data.filter import Filter
 from tst_titan.data.manifest import DataManifest, load_manifest
+from tst_titan.data.settings import render
 from tst_titan.data.shards import iterate_documents, sha256_of, verify_shards
-from tst_titan.data.sources import TaskReader
-from tst_titan.data.steps import main
-from tst_titan.data.work import Done, load_done, prune
+from tst_titan.data.step import Done, load_done, prune
 from tst_titan.errors import UserError
 
 UNIQUE = 300
@@ -204,7 +205,7 @@ def test_changed_data_and_changed_code_are_not_taken_for_done(
     assert filtered() == first
     write_dclm(file, [document(i) for i in range(40)])  # the config is the same, the data are not
     assert filtered().counts["read"] == 40
-    monkeypatch.setattr("tst_titan.data.work.code_digest", lambda: "edited")
+    monkeypatch.setattr("tst_titan.data.step.code_digest", lambda: "edited")
     assert filtered().code == "edited"
     assert filtered().folder == seen[-2]  # and once more with the same code: nothing to do
     assert len(set(seen)) == 3
@@ -225,9 +226,9 @@ def test_a_killed_step_resumes_task_by_task(data: Path, tmp_path: Path) -> None:
     source = {"kind": "parquet", "path": str(tmp_path / "in")}
     path = write_corpus(tmp_path, base_config([source], tasks=6))
     folder = tmp_path / "killed"
-    render_steps(load_corpus(path), folder)
+    render(load_corpus(path), folder)
     process = subprocess.Popen(
-        [sys.executable, "-m", "tst_titan.data.steps", "filter", "--folder", str(folder)],
+        [sys.executable, "-m", "tst_titan.cli", "data", "filter", "--folder", str(folder)],
         stderr=subprocess.DEVNULL,
     )
     marks: list[Path] = []
@@ -242,7 +243,7 @@ def test_a_killed_step_resumes_task_by_task(data: Path, tmp_path: Path) -> None:
         mark: mark.stat().st_mtime_ns for mark in folder.glob("documents/filter-*/logs/filter/completions/*")
     }
     assert len(finished) < 6
-    filter_documents(folder, 1)
+    Filter(folder).run(1)
     for mark, changed in finished.items():
         assert mark.stat().st_mtime_ns == changed, "a finished task was run again"
     build(path, tmp_path / "straight", until="filter")
@@ -257,15 +258,15 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def test_parts_in_several_jobs_equal_one_job(config: Path, built: Path, tmp_path: Path) -> None:
     folder = tmp_path / "small"
-    render_steps(load_corpus(config), folder)
+    render(load_corpus(config), folder)
     for step in ("filter", "deduplicate", "split", "tokenizer", "tokens", "manifest"):
         if step in ("filter", "deduplicate", "split", "tokens"):
             for part in (1, 0):
                 done = folder / "parts" / f"{step}-{part}.json"
                 flags = ["--part", str(part), "--parts", "2", "--done", str(done)]
-                assert main([step, "--folder", str(folder), *flags]) == 0
+                assert main(["data", step, "--folder", str(folder), *flags]) == 0
                 assert done.is_file()
-        assert main([step, "--folder", str(folder)]) == 0
+        assert main(["data", step, "--folder", str(folder)]) == 0
     assert load_manifest(folder / "manifest.json").identity == load_manifest(built / "manifest.json").identity
 
 
@@ -285,6 +286,16 @@ def test_mixture_keeps_the_shares_asked_for(tmp_path: Path) -> None:
     dropped = manifest.documents.dropped["mixture"]
     assert dropped["b"] == 0 and 100 < dropped["a"] < 900
     assert manifest.documents.kept == 1150 - sum(dropped.values())
+
+
+def test_filters_see_the_columns_that_a_source_keeps(data: Path, tmp_path: Path) -> None:
+    source = {"kind": "parquet", "path": str(data / "dclm"), "metadata": ["url"]}
+    url = {"URLFilter": {"use_integrated_lists": False, "extra_urls": ["https://example.org/3"]}}
+    build(write_corpus(tmp_path, base_config([source], filters=[url])), tmp_path / "out", until="filter")
+    assert sum(load_done(tmp_path / "out", "filter").counts["dropped"]["URLFilter"].values()) == 4
+    wrong = source | {"metadata": ["uri"]}
+    with pytest.raises(UserError, match=r"metadata: 'uri' is not in .*there are: .*url"):
+        build(write_corpus(tmp_path, base_config([wrong], filters=[url])), tmp_path / "out", until="filter")
 
 
 def test_within_task_shuffle_and_small_shards(data: Path, tmp_path: Path) -> None:
@@ -347,5 +358,5 @@ def test_a_remote_source_out_of_reach(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_command_line_reports_user_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["filter", "--folder", str(tmp_path)]) == 2
+    assert main(["data", "filter", "--folder", str(tmp_path)]) == 2
     assert "render the corpus config first" in capsys.readouterr().err

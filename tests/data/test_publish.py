@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tst_titan.data.publish import check_shard
+from tst_titan.data.write_manifest import check_shard
 from tst_titan.errors import UserError
 
 GOOD = [5, 6, 0, 7, 0, 0]
@@ -59,7 +59,7 @@ def test_half_an_id(tmp_path: Path) -> None:
 
 
 def test_blocks_are_all_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tst_titan.data.publish._BLOCK_TOKENS", 2)
+    monkeypatch.setattr("tst_titan.data.write_manifest._BLOCK_TOKENS", 2)
     assert check(write(tmp_path, GOOD, ENDS)) == (6, 3, 0)
     with pytest.raises(ValueError, match="id 9 is not below"):
         check(write(tmp_path, [5, 6, 0, 7, 9, 0], [3, 6]))

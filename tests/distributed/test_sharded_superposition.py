@@ -53,7 +53,7 @@ def _losses_agree(shard: VocabShard) -> None:
 
 
 def _one_loss_agrees(name: str, logits: torch.Tensor, labels: torch.Tensor, shard: VocabShard) -> None:
-    weights = target_weights("power", labels.shape[1]) if name == "mce" else None
+    weights = target_weights("power", labels.shape[1]) if LOSSES[name].takes_weights else None
     whole = logits.clone().requires_grad_()
     expected = bag_loss(name, whole, labels, weights)
     (expected_gradient,) = torch.autograd.grad(expected / 3, whole)

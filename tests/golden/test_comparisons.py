@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from numbers_of import COLUMNS, HERE, KEY, NUMBERS, Row, panel_rows, rows_of, table_rows
 
+from tst_titan.cli import main
 from tst_titan.compare import ComparisonSpec, compare, write_results
 from tst_titan.config.load import parse, read_yaml
-from tst_titan.report import figures, published_table
+from tst_titan.report import figures
 
 
 def differences(found: Row, wanted: dict[str, str]) -> list[str]:
@@ -48,11 +49,19 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_results(results, spec.parent)
             for table in results.facts.tables:
                 out = Path("results/tables", *spec.parts[-3:-2], table)
-                arguments = [str(spec.with_name("comparison.json")), table]
-                arguments += ["--csv", f"{out}.csv", "--html", f"{out}.html"]
-                assert published_table.main(arguments) == 0
+                arguments = [
+                    "report",
+                    "table",
+                    str(spec.with_name("comparison.json")),
+                    table,
+                    "--out",
+                    str(out),
+                ]
+                assert main(arguments) == 0
         (statistics,) = Path().glob("results/data/*/statistics/mutual_information.json")
-        figures.draw_corpus_statistics(statistics, Path("results/figures/smoke/figure_10"), scale="smoke")
+        figures.draw_corpus_statistics(
+            statistics, Path("results/figures/smoke/figure_10"), "figure_10", "smoke"
+        )
     return folder
 
 

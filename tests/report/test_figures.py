@@ -18,6 +18,7 @@ import pytest
 
 from tests.report import experiments
 from tests.report.conftest import Site, figures_folder
+from tst_titan.cli import main
 from tst_titan.compare import Results, read_results
 from tst_titan.compare.kinds import kind_named
 from tst_titan.compare.kinds.corpus_statistics import draw_mutual_information
@@ -25,7 +26,7 @@ from tst_titan.compare.kinds.grid import paper_grid
 from tst_titan.compare.numbers import from_csv, to_csv
 from tst_titan.data.mutual_information import Row, fit_power_law
 from tst_titan.paper import published_runs, published_sweeps
-from tst_titan.report import draw_curves, figures
+from tst_titan.report import draw_curves
 from tst_titan.report.draw_results import draw_accuracy, draw_seeds
 from tst_titan.report.style import BAG_DASH, SERIES, looks_of, styled
 
@@ -51,7 +52,10 @@ def test_panels_of_every_kind_are_written_whole(site: Site, experiment: str, pan
     folder = site.root / figures_folder(site.folders[experiment])
     index = json.loads((folder / "figures.json").read_text())
     assert [panel["name"] for panel in index["panels"]] == panels
-    assert (index["experiment"], index["source"]) == (experiment, site.folders[experiment].as_posix())
+    assert (
+        index["source"] == f"{site.folders[experiment].as_posix()}/comparison.json"
+        and index["experiment"] == experiment
+    )
     for panel in index["panels"]:
         assert (panel["role"] == "curves") == panel["name"].startswith("loss_")
         assert panel["title"] and panel["caption"].endswith(".") and len(panel["alt"]) > 40
@@ -236,8 +240,11 @@ def test_mutual_information_is_drawn_beside_the_papers_law(
     }  # fmt: skip
     source.write_text(json.dumps(content))
     out = tmp_path / "figures"
-    arguments = ["--mutual-information", str(source), "--out", str(out)]
-    assert figures.main([*arguments, "--name", "figure_10", "--scale", "cpu"]) == 0
+    arguments = ["report", "figures", str(source), "--out", str(out)]
+    assert main(arguments) == 2
+    assert "say whose figures these are" in capsys.readouterr().err
+    arguments += ["--experiment", "figure_10", "--scale", "cpu"]
+    assert main(arguments) == 0
     (panel,) = json.loads((out / "figures.json").read_text())["panels"]
     assert "3.70 to" not in panel["alt"] and "3.200 to 1.220 nats" in panel["alt"]
     assert "1.2 + 2 d^(-1)" in panel["alt"] and "the paper's 3.63 + 1.35 d^(-1.25)" in panel["alt"]
@@ -246,7 +253,7 @@ def test_mutual_information_is_drawn_beside_the_papers_law(
     frame = pd.read_csv(out / "mutual_information.csv")
     assert frame["grassberger"].tolist() == [row.grassberger for row in rows]
     source.write_text(json.dumps({**content, "fits": {}}))
-    assert figures.main(arguments) == 2
+    assert main(arguments) == 2
     assert "fits has no 'grassberger'" in capsys.readouterr().err
 
 
@@ -306,7 +313,7 @@ def test_a_damaged_comparison_is_refused(
         (tmp_path / name).write_bytes((site.root / site.folders["figure_6"] / name).read_bytes())
     change(tmp_path)
     out = tmp_path / "figures"
-    assert figures.main(["--comparison", str(tmp_path), "--out", str(out)]) == 2
+    assert main(["report", "figures", str(tmp_path), "--out", str(out)]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
 

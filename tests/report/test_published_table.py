@@ -10,9 +10,10 @@ import lxml.html
 import pytest
 
 from tests.report import experiments
+from tst_titan.cli import main
 from tst_titan.compare import Results, read_results
 from tst_titan.paper import published_sweeps
-from tst_titan.report.published_table import NOT_RUN, main
+from tst_titan.report.published_table import NOT_RUN
 from tst_titan.report.text import GAP
 
 TABLES = {
@@ -32,8 +33,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Files]:
     files: Files = {}
     for name in TABLES:
         paths = {kind: results / f"{name}.{kind}" for kind in ("csv", "html")}
-        arguments = [str(folder / "comparison.json"), name]
-        assert main([*arguments, "--csv", str(paths["csv"]), "--html", str(paths["html"])]) == 0
+        arguments = ["report", "table", str(folder / "comparison.json"), name]
+        assert main([*arguments, "--out", str(results / name)]) == 0
         with paths["csv"].open(newline="") as file:
             files[name] = (list(csv.DictReader(file)), lxml.html.parse(paths["html"]).getroot())
     return read_results(folder), files
@@ -91,7 +92,7 @@ def test_a_table_of_runs_that_do_not_exist_holds_the_papers_alone(built: Any) ->
 def test_an_unknown_table_is_refused_with_the_known_ones(tmp_path: Path, capsys: Any) -> None:
     spec = experiments.grid(tmp_path, sizes=(2,), fractions=(0.2,))
     folder = experiments.build(tmp_path, spec | {"tables": TABLES})
-    out = ["--csv", str(tmp_path / "x.csv"), "--html", str(tmp_path / "x.html")]
-    assert main([str(folder / "comparison.json"), "table_5", *out]) == 2
+    out = ["--out", str(tmp_path / "x")]
+    assert main(["report", "table", str(folder / "comparison.json"), "table_5", *out]) == 2
     assert "figure_4 has no table_5; it has: table_4, table_13, table_7" in capsys.readouterr().err
     assert not (tmp_path / "x.csv").exists()

@@ -71,9 +71,9 @@ def test_a_scratch_folder_that_is_missing_is_refused_before_training(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 2 and "/proc/nothing" in done.stderr and "key scratch" in done.stderr
+    assert done.returncode == 2 and "/proc/nothing" in done.stderr and "resource tmpdir" in done.stderr
     assert not (folder.path / "logs/attempts.json").exists()
-    assert "key scratch" in (folder.path / "logs/train.log").read_text()
+    assert "resource tmpdir" in (folder.path / "logs/train.log").read_text()
 
 
 @pytest.mark.slow

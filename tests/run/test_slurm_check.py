@@ -3,7 +3,7 @@
 import pytest
 
 from tst_titan.errors import UserError
-from tst_titan.run.cluster.slurm import Demand, check, cluster_nodes, parse_nodes
+from tst_titan.run.slurm import Demand, check, check_scratch, cluster_nodes, parse_nodes
 
 # A site with a default CPU partition, two kinds of GPU nodes and a long queue.
 SINFO = [
@@ -21,7 +21,7 @@ def _demand(**resources):
 
 def _refusal(*demands, nodes=NODES):
     with pytest.raises(UserError) as error:
-        check(demands, nodes, "configs/site.yaml")
+        check(demands, nodes)
     return str(error.value)
 
 
@@ -56,38 +56,47 @@ def test_time_limits(limit, minutes):
     ],
 )
 def test_what_the_site_has_is_accepted(resources):
-    check([_demand(**resources)], NODES, "configs/site.yaml")
+    check([_demand(**resources)], NODES)
 
 
 @pytest.mark.parametrize(
     ("resources", "words"),
     [
-        ({"slurm_partition": "gpus"}, ["partition: found 'gpus'", "cpu, gpu, old"]),
-        ({"gres": "gpu:1"}, ["gpus: found 1", "partition cpu", "at most: none"]),
-        ({"slurm_partition": "gpu", "gres": "gpu:16"}, ["gpus: found 16", "8 h100", "4 a100"]),
-        ({"slurm_partition": "gpu", "gres": "gpu:a100:8"}, ["gpus: found 8", "4 a100"]),
-        ({"slurm_partition": "gpu", "gres": "gpu:b200:8"}, ["gpu_type: found 'b200'", "8 h100"]),
-        ({"runtime": 1441}, ["wall_minutes: found 1441", "partition cpu allows 1440", "several jobs"]),
-        ({"threads": 65}, ["cpus: found 65", "64 cores"]),
-        ({"mem_mb": 300000}, ["memory_mb: found 300000", "256000 MB"]),
+        ({"slurm_partition": "gpus"}, ["slurm_partition: found 'gpus'", "cpu, gpu, old"]),
+        ({"gres": "gpu:1"}, ["gres: found 1 GPUs", "partition cpu", "at most: none"]),
+        ({"slurm_partition": "gpu", "gres": "gpu:16"}, ["gres: found 16 GPUs", "8 h100", "4 a100"]),
+        ({"slurm_partition": "gpu", "gres": "gpu:a100:8"}, ["gres: found 8 GPUs", "4 a100"]),
+        ({"slurm_partition": "gpu", "gres": "gpu:b200:8"}, ["gres: found GPUs of type 'b200'", "8 h100"]),
+        ({"runtime": 1441}, ["runtime: found 1441", "partition cpu allows 1440", "several jobs"]),
+        ({"threads": 65}, ["threads: found 65", "64 cores"]),
+        ({"mem_mb": 300000}, ["mem_mb: found 300000", "256000 MB"]),
         ({"slurm_partition": "old", "nodes": 8}, ["nodes: found 8", "partition old has 2"]),
+        ({"slurm_partiton": "gpu"}, ["'slurm_partiton' is unknown", "did you mean 'slurm_partition'"]),
     ],
 )
 def test_what_it_lacks_is_refused_with_its_own_values(resources, words):
     message = _refusal(_demand(**resources))
-    assert all(word in message for word in ["configs/site.yaml", "train x", *words]), message
+    assert all(word in message for word in ["profiles/slurm", "train x", *words]), message
 
 
 def test_no_default_partition():
     message = _refusal(_demand(), nodes=NODES[1:])
-    assert "key partition: missing" in message and "gpu, old" in message
+    assert "slurm_partition: missing" in message and "gpu, old" in message
 
 
 def test_a_mistake_of_many_jobs_is_told_once():
-    assert len(_refusal(*[_demand(gres="gpu:1")] * 50).splitlines()) == 1
+    assert len(_refusal(*[_demand(gres="gpu:1")] * 50).splitlines()) == 1 + 1  # and where to change it
 
 
 def test_a_machine_without_slurm(monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(UserError, match="login node"):
         cluster_nodes()
+
+
+def test_scratch_that_is_here_and_cannot_be_written_is_refused(tmp_path):
+    check_scratch(str(tmp_path))
+    check_scratch("/only/the/nodes/have/it")
+    check_scratch("system_tmpdir")
+    with pytest.raises(UserError, match="tmpdir: found /proc; cannot write"):
+        check_scratch("/proc")

@@ -11,7 +11,7 @@ from tst_titan import cli
 from tst_titan.errors import UserError
 from tst_titan.run.attempts import Attempts
 from tst_titan.run.lock import sole_writer, writer_of
-from tst_titan.run.status import StageStatus, duration, last_line
+from tst_titan.run.status import StageStatus, last_line
 
 LINE = {
     "loss": 2.5,
@@ -168,7 +168,3 @@ def test_the_last_whole_line(tmp_path, size):
     assert last_line(path) == {"b": "y" * size}
     path.write_text('{"half')
     assert last_line(path) is None and last_line(tmp_path / os.devnull.replace("/", "_")) is None
-
-
-def test_durations():
-    assert [duration(s) for s in (59, 3600, 200_000)] == ["0:59", "1:00:00", "2 d 07:33"]

@@ -17,9 +17,14 @@ from typing import Any
 import yaml
 
 from tests.slurm.cluster import Cluster
-from tests.workflow.project import ProjectCopy
+from tests.workflow.project import REPOSITORY, ProjectCopy
 
-KINDS = ("data", "deduplicate", "train", "evaluate", "small")
+# Rules whose jobs would be too large for the private cluster's nodes.
+RULES = [
+    *("filter_documents", "deduplicate_documents", "split_documents", "make_tokenizer", "tokenize"),
+    *("data_manifest", "local_task", "export", "heldout", "evaluate_tasks"),
+]
+SMALL_STAGE = {"memory_mb": 1500, "wall_minutes": 10, "stop_seconds": 20}
 # The command of the documentation, and what a cluster without accounting and with an impatient user needs.
 COMMAND = ["--profile", "slurm", "--slurm-status-command", "squeue", "--slurm-no-account"]
 COMMAND += ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
@@ -38,6 +43,7 @@ class SlurmProject:
         """A new copy."""
         project = cls(ProjectCopy.make(folder), cluster)
         project.site()
+        project.runtime()
         return project
 
     @property
@@ -45,14 +51,24 @@ class SlurmProject:
         """The copy's root."""
         return self.copy.folder
 
-    def site(self, changes: dict[str, dict[str, Any]] | None = None, **sections: Any) -> None:
-        """Write configs/site.yaml: small jobs, with changes by kind and further sections."""
-        small = {"cpus": 1, "memory_mb": 1500, "wall_minutes": 10}
-        kinds: dict[str, dict[str, Any]] = {kind: dict(small) for kind in KINDS}
-        kinds["train"]["stop_seconds"] = 20
-        for kind, change in (changes or {}).items():
-            kinds[kind] |= change
-        (self.folder / "configs/site.yaml").write_text(yaml.safe_dump({"kinds": kinds, **sections}))
+    def site(self, rules: dict[str, dict[str, Any]] | None = None, **default: Any) -> None:
+        """Write the profile's site: small jobs, with changes by rule and for all of them."""
+        path = self.folder / "workflow/profiles/slurm/config.yaml"
+        profile = yaml.safe_load((REPOSITORY / "workflow/profiles/slurm/config.yaml").read_text())
+        profile["default-resources"] |= default
+        small = {"mem_mb": 1500, "runtime": 10}
+        profile["set-resources"] = {rule: dict(small) for rule in RULES}
+        profile["set-threads"] = dict.fromkeys(RULES, 1)
+        for rule, change in (rules or {}).items():
+            profile["set-resources"].setdefault(rule, {}).update(change)
+        path.write_text(yaml.safe_dump(profile))
+
+    def runtime(self, **changes: Any) -> None:
+        """What stages of the smoke scale ask for and how they run."""
+        path = self.folder / "configs/scales/smoke.yaml"
+        content = yaml.safe_load((REPOSITORY / "configs/scales/smoke.yaml").read_text())
+        content["runtime"] |= SMALL_STAGE | changes
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
 
     def scale(self, name: str, of_size: dict[str, Any], **changes: Any) -> None:
         """Write a scale like smoke in which every size is the changed small one; its recipe is ``<name>-small``."""
@@ -60,7 +76,7 @@ class SlurmProject:
         content = yaml.safe_load((folder / "smoke.yaml").read_text())
         small = {**content["sizes"]["small"], "trunks": None, **of_size}
         content["sizes"] = dict.fromkeys(("small", "medium", "large", "moe"), small)
-        content["runtime"] |= changes.pop("runtime", {})
+        content["runtime"] |= SMALL_STAGE | changes.pop("runtime", {})
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(content | changes, sort_keys=False))
 
     def start(self, *arguments: str, config: tuple[str, ...] = ("scale=smoke",)) -> Running:

@@ -19,9 +19,9 @@ LONG_BAG, LONG_TOKEN = "bag2-1000", "token-3600"
 
 @pytest.fixture(scope="module")
 def demo(cluster, tmp_path_factory):
-    """The smoke-scale demo, one stage with both GPUs of a node."""
+    """The smoke-scale demo, its stages with both GPUs of a node."""
     project = SlurmProject.make(tmp_path_factory.mktemp("demo") / "project", cluster)
-    project.site(stages={"*/token-18/decay-20": {"gpus": 2, "cpus": 1}})
+    project.runtime(processes_per_node=2, gpus_per_node=2, cpus_per_node=1)
     return project, project.run()
 
 
@@ -73,7 +73,7 @@ def test_two_nodes_give_the_losses_of_one(project):
     lineages = ("bag2-5", "bag2-5/token-18")
     shutil.copytree(project.folder / "results", project.folder / "two", copy_function=shutil.copy2)
     project.copy.run(f"results/train/smoke-small/{lineages[1]}/manifest.json")
-    project.site(stages={"*": {"nodes": 2, "gpus": 1, "cpus": 1}})
+    project.runtime(nodes=2, gpus_per_node=1)
     project.run(f"two/train/smoke-small/{lineages[1]}/manifest.json", config=("scale=smoke", "results=two"))
     for lineage in lineages:
         one, two = (project.stage(lineage, results) for results in ("results", "two"))
@@ -99,7 +99,7 @@ def long_stages(cluster, corpus, tmp_path_factory):
 def test_a_stopped_job_a_dead_node_and_a_time_limit_change_no_bit(long_stages):
     project, cluster = long_stages, long_stages.cluster
     # One stage may run for three fifths of its time at once: it needs several jobs. The other is disturbed.
-    project.site(stages={f"*/{LONG_TOKEN}": _time_for(project.folder / "calm", 0.6)})
+    project.site({"train": _time_for(project.folder / "calm", 0.6)})
     targets = [f"results/train/long-small/{lineage}/manifest.json" for lineage in (LONG_BAG, LONG_TOKEN)]
     running = project.start(*targets, config=("scale=long",))
     bag = project.folder / "results/train/long-small" / LONG_BAG
@@ -161,22 +161,26 @@ def test_a_failing_job_says_why_on_the_terminal_and_is_not_trained_a_third_time(
 
 
 @pytest.mark.parametrize(
-    ("request_", "words"),
+    ("site", "words"),
     [
-        ({"partition": "gpus"}, ["found 'gpus'", "main, short"]),
-        ({"gpus": 4}, ["key gpus: found 4", "partition main", "at most: 2"]),
-        ({"partition": "short", "wall_minutes": 30}, ["wall_minutes: found 30", "partition short allows 2"]),
-        ({"scratch": "/proc/scratch"}, ["key scratch: found /proc/scratch", "cannot write"]),
+        ({"slurm_partition": "gpus"}, ["slurm_partition: found 'gpus'", "main, short"]),
+        ({"rules": {"train": {"gres": "gpu:4"}}}, ["gres: found 4 GPUs", "partition main", "at most: 2"]),
+        (
+            {"rules": {"train": {"slurm_partition": "short", "runtime": 30}}},
+            ["runtime: found 30 minutes", "partition short allows 2"],
+        ),
+        ({"tmpdir": "/proc"}, ["tmpdir: found /proc", "cannot write"]),
+        ({"slurm_partiton": "main"}, ["'slurm_partiton' is unknown", "did you mean 'slurm_partition'"]),
     ],
-    ids=["partition", "gpus", "wall time", "scratch"],
+    ids=["partition", "gpus", "wall time", "scratch", "spelling"],
 )
-def test_what_the_site_cannot_give_is_refused_before_any_job(project, request_, words):
+def test_what_the_site_cannot_give_is_refused_before_any_job(project, site, words):
     cluster = project.cluster
-    project.site({"train": request_})
+    project.site(**site)
     before = len(cluster.jobs())
     running = project.start()
     assert running.wait(60) != 0
-    assert all(word in running.text for word in ["configs/site.yaml", *words]), running.text
+    assert all(word in running.text for word in ["profiles/slurm/config.yaml", *words]), running.text
     assert "Traceback" not in running.text
     assert len(cluster.jobs()) == before
 
@@ -188,7 +192,7 @@ def test_no_partition_and_no_default_is_refused(project):
     try:
         running = project.start()
         assert running.wait(60) != 0
-        assert "key partition: missing" in running.text and "main, short" in running.text
+        assert "slurm_partition: missing" in running.text and "main, short" in running.text
     finally:
         cluster.configure(default_partition=True)
 
@@ -200,11 +204,15 @@ def _with_corpus(cluster, corpus, folder):
 
 
 def _time_for(calm, share):
-    """Wall time in whole minutes, and such last seconds that a stop is asked for after a share of the calm time."""
+    """A wall time in whole minutes for the one stage, and such last seconds that it is asked to stop after a share."""
     (job,) = jobs_of(calm / "train/long-small" / LONG_TOKEN)
     seconds = max(round(share * job["seconds"]), 20)
     minutes = seconds // 60 + 1
-    return {"wall_minutes": minutes, "stop_seconds": 60 * minutes - seconds}
+    mine = f"wildcards.lineage == '{LONG_TOKEN}'"
+    return {
+        "runtime": f"{minutes} if {mine} else 10",
+        "slurm_extra": f"'--signal=USR1@' + ('{60 * minutes - seconds}' if {mine} else '20')",
+    }
 
 
 def _job_of(cluster, lineage, but=None):

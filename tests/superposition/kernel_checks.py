@@ -9,8 +9,8 @@ import pytest
 import superposition_reference as reference
 import torch
 
+from tst_titan.superposition import LOSSES, dense, kernels, target_weights
 from tst_titan.superposition import bag_loss as package_bag_loss
-from tst_titan.superposition import dense, kernels, target_weights
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -18,7 +18,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 @pytest.fixture
 def bag_loss(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(dense, "_kernels", lambda logits: kernels)
-    monkeypatch.setattr(dense, "builds_gradient_early", lambda name, logits: False)
+    monkeypatch.setattr(dense, "builds_gradient_early", lambda loss, logits: False)
     return package_bag_loss
 
 
@@ -36,7 +36,7 @@ def test_value_and_gradient_equal_the_formula(
     logits[3, : vocab - bag_size] = -torch.inf  # in the largest vocabulary that is the whole first block
     labels[3] = vocab - 1 - torch.arange(bag_size)
     logits[4, 0], logits[4, -1] = 12.0, 13.0  # the maximum grows from the first block to the last
-    weights = target_weights("power", bag_size) if name == "mce" else None
+    weights = target_weights("power", bag_size) if LOSSES[name].takes_weights else None
     exact = logits.double().requires_grad_()
     expected = reference.loss(name, exact, labels, target_weights("power", bag_size).double().tolist())
     (expected_gradient,) = torch.autograd.grad(expected / 3, exact)

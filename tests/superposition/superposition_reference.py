@@ -10,6 +10,11 @@ import torch
 IGNORED = -100
 
 
+def law(distance: float) -> float:
+    """The fitted mutual information of two tokens, figure 10."""
+    return 3.63 + 1.35 * distance**-1.25
+
+
 def bag_mean(weight: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """(V, D), (N, s) -> (N, D)."""
     rows = []

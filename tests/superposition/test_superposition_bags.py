@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
+import superposition_reference as reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +15,6 @@ from hypothesis import strategies as st
 from tst_titan.superposition import (
     SIDES,
     WEIGHT_KINDS,
-    MutualInformationLaw,
     bag_labels,
     target_weights,
     tokens_advanced,
@@ -90,11 +92,11 @@ def test_named_weights_follow_their_formula(kind: str, bag_size: int) -> None:
         "power": lambda i: 1.0 / i,
         "exponential": lambda i: math.exp(-i),
         "first": lambda i: float(i == 1),
-        "mutual_information": lambda i: 3.63 + 1.35 * i**-1.25,
+        "mutual_information": reference.law,
     }[kind]
     raw = [formula(i) for i in range(1, bag_size + 1)]
     expected = torch.tensor([value / math.fsum(raw) for value in raw], dtype=torch.float64)
-    weights = target_weights(kind, bag_size)
+    weights = target_weights(kind, bag_size, law=reference.law)
     assert weights.dtype == torch.float32
     torch.testing.assert_close(weights, expected.float(), rtol=2e-7, atol=0)
 
@@ -111,19 +113,15 @@ def test_a_bag_of_thousands_has_exponential_weights_without_nan() -> None:
     assert weights.isfinite().all() and weights[0].item() == pytest.approx(1 - math.exp(-1), rel=1e-6)
 
 
-def test_the_mutual_information_law_takes_other_constants() -> None:
-    law = MutualInformationLaw(c0=0.0, a=2.0, k=-1.0)
-    torch.testing.assert_close(target_weights("mutual_information", 5, law=law), target_weights("power", 5))
-
-
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ([1.0, 2.0], "target_weights: 2 numbers are not valid with bag_size 3; there must be 3"),
+        ([1.0, 2.0], "weights has 2 numbers; a bag of 3 needs 3"),
         ([1.0, -2.0, 3.0], "none negative"),
         ([0.0, 0.0, 0.0], "not all zero"),
         ([1.0, math.nan, 1.0], "finite"),
-        ("unifrom", "target_weights: 'unifrom' is not valid; it must be one of uniform, power, exponential"),
+        ("mutual_information", "'mutual_information' needs a law of the distance"),
+        ("unifrom", "weights: 'unifrom' is not valid; it must be one of uniform, power, exponential"),
     ],
 )
 def test_invalid_weights_are_refused_with_what_would_be_valid(kind: str | list[float], message: str) -> None:
@@ -131,6 +129,6 @@ def test_invalid_weights_are_refused_with_what_would_be_valid(kind: str | list[f
         target_weights(kind, 3)
 
 
-def test_a_law_without_effect_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"law: .* has no effect with target weights 'power'"):
-        target_weights("power", 3, law=MutualInformationLaw())
+def test_what_a_bag_may_be_is_known_without_importing_torch() -> None:
+    code = "import sys, tst_titan.tree.plan; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

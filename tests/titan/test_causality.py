@@ -3,16 +3,15 @@
 import pytest
 import torch
 
-from tests.stages import DENSE, MOE
+from tests.stages import SHAPES
 from tst_titan.config.schema import ModelConfig
 from tst_titan.superposition import SIDES, bag_labels, tokens_advanced, tokens_per_window
 from tst_titan.titan import cpu
 
 cpu.prepare()
 
-from tst_titan.titan.embedding import superpose_input  # noqa: E402
-from tst_titan.titan.loss import BagLoss  # noqa: E402
 from tst_titan.titan.models import build_model_spec  # noqa: E402
+from tst_titan.titan.superposition import BagLoss, superpose_input  # noqa: E402
 
 LATENTS, BAG, VOCABULARY = 5, 3, 64
 ROUNDING = (
@@ -45,7 +44,7 @@ def answers(model: torch.nn.Module, tokens: torch.Tensor, sides: str) -> tuple[t
 
 
 @pytest.mark.parametrize("sides", SIDES)
-@pytest.mark.parametrize("shape", [DENSE, MOE], ids=["dense", "moe"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_a_changed_token_moves_what_follows_it_and_what_predicts_it_and_nothing_else(shape, sides):
     model = built(shape, sides)
     tokens = torch.arange(1, tokens_per_window(LATENTS, BAG, sides) + 1)

@@ -9,23 +9,22 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tests.evaluate.test_local_task import short_definition
-from tests.stages import DENSE, MOE, Tree, train
+from tests.stages import DENSE, MOE, SHAPES, Tree, train
 from tst_titan.config.experiment import EvaluationConfig
 from tst_titan.config.schema import ModelConfig
 from tst_titan.data.shards import TokenStream
 from tst_titan.errors import UserError
 from tst_titan.evaluate import heldout, local_task, tasks
-from tst_titan.exported import EXPERT_BIAS_FILE, load_exported
+from tst_titan.models.exported import EXPERT_BIAS_FILE, load_exported
 from tst_titan.titan import cpu
 from tst_titan.tree.folder import StageFolder
 
 cpu.prepare()
 
-from tst_titan.titan import export, probe  # noqa: E402
+from tst_titan.titan import export, same_logits  # noqa: E402
 from tst_titan.titan.models import build_model_spec  # noqa: E402
 
-QWEN_DENSE = {**{key: value for key, value in MOE.items() if key != "moe"}, "ffn_dim": 48}
-FAMILIES = pytest.mark.parametrize("shape", [DENSE, QWEN_DENSE, MOE], ids=["llama3", "qwen3", "qwen3_moe"])
+FAMILIES = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 CHECKPOINT = "checkpoint/0123456789ab/step-3"
 
 
@@ -49,7 +48,7 @@ def moved(shape: dict, bias: float = 0.05) -> Any:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
-        for buffer in probe.expert_biases(model).values():
+        for buffer in same_logits.expert_biases(model).values():
             buffer.normal_(std=bias)
     return model
 
@@ -104,7 +103,7 @@ def test_expert_biases_are_exported_beside_the_weights_and_what_they_do_is_measu
 
     model, out = moved(MOE, bias=0.3), tmp_path / "out"
     bias = export.export_stage(finished(tree, MOE, model), out)["expert_bias"]
-    expected = max(buffer.abs().max().item() for buffer in probe.expert_biases(model).values())
+    expected = max(buffer.abs().max().item() for buffer in same_logits.expert_biases(model).values())
     assert bias["max_abs"] == pytest.approx(expected)
     assert bias["max_abs_logit_difference_with"] < 1e-5
     assert bias["max_abs_logit_difference_without"] > 1e-2
@@ -112,6 +111,24 @@ def test_expert_biases_are_exported_beside_the_weights_and_what_they_do_is_measu
     assert_same_logits(load_exported(out), model)
     with pytest.raises(AssertionError, match="not close"):
         assert_same_logits(AutoModelForCausalLM.from_pretrained(out), model)
+
+
+def test_biases_that_the_architecture_has_a_place_for_are_among_its_weights(tree, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    shape = SHAPES["deepseek_v3"]
+    model = moved(shape, bias=0.3)
+    biases = same_logits.expert_biases(model)
+    assert sorted(biases) == ["layers.1.moe.expert_bias_E", "layers.2.moe.expert_bias_E"]
+    assert export.export_stage(finished(tree, shape, model), tmp_path / "out")["expert_bias"] is None
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    for name, bias in biases.items():
+        router = exported.model.layers[int(name.split(".")[1])].mlp.gate
+        torch.testing.assert_close(router.e_score_correction_bias, bias, rtol=0, atol=0)
+    assert_same_logits(exported, model)
+    exported.model.layers[1].mlp.gate.e_score_correction_bias.zero_()
+    with pytest.raises(AssertionError, match="not close"):
+        assert_same_logits(exported, model)
 
 
 def test_evaluations_choose_experts_as_in_training(tree, tmp_path, monkeypatch):
@@ -178,7 +195,7 @@ def test_large_models_are_cut_into_shards(tmp_path, shape):
     export._write_weights(model, config, tmp_path, max_shard_size=20_000)
     shards = sorted(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
     assert len(shards) > 2 and shards[-1] < 25_000
-    export.hf_config(config).save_pretrained(tmp_path)
+    config.hugging_face().save_pretrained(tmp_path)
     assert_same_logits(load_exported(tmp_path), model)
 
 

@@ -12,7 +12,7 @@ from tst_titan.titan import cpu
 
 cpu.prepare()
 
-from tst_titan.titan.loader import LaneLoader, Window  # noqa: E402
+from tst_titan.titan.loader import LaneLoader  # noqa: E402
 
 LENGTH, BATCH = 8, 4
 
@@ -40,14 +40,13 @@ def manifest(tmp_path_factory):
 
 
 def loader(manifest, config, rank=0, ranks=1, micro=None) -> LaneLoader:
-    window = Window.of(config)
-    lanes = (micro or BATCH // ranks) * window.pieces
+    lanes = (micro or BATCH // ranks) * config.sequences_per_lane
     return LaneLoader(
         LaneLoader.Config(stage=config, manifest=str(manifest)),
         dp_world_size=ranks,
         dp_rank=rank,
         local_batch_size=lanes,
-        seq_len=window.latents,
+        seq_len=config.latents_per_sequence,
         tokenizer=None,
         snapshot_every_n_steps=1,
     )
@@ -87,7 +86,7 @@ def test_one_token_bags_are_next_token_training(manifest):
 def test_one_sided_bags(manifest, sides):
     config = stage({"bag_size": 3, "sides": sides})
     inputs, labels = take(loader(manifest, config), 2)
-    tokens = lane(manifest, 1)[Window.of(config).advance :]
+    tokens = lane(manifest, 1)[config.lane_advance :]
     if sides == "input_only":
         assert inputs[1][1].tolist() == tokens[: 3 * LENGTH].reshape(LENGTH, 3).tolist()
         assert labels[1][1].tolist() == tokens[3 : 3 * LENGTH + 1 : 3].tolist()
@@ -99,8 +98,7 @@ def test_one_sided_bags(manifest, sides):
 def test_more_sequences_read_the_same_tokens_in_shorter_latent_sequences(manifest):
     longer = stage({"bag_size": 4})
     more = stage({"bag_size": 4, "feeding": "more_sequences"})
-    window = Window.of(more)
-    assert window.latents == LENGTH // 4 and window.advance == Window.of(longer).advance
+    assert more.latents_per_sequence == LENGTH // 4 and more.lane_advance == longer.lane_advance
     inputs, labels = take(loader(manifest, more), 1)
     reference, reference_labels = take(loader(manifest, longer), 1)
     assert inputs[0].shape == (BATCH * 4, LENGTH // 4, 4)

@@ -1,31 +1,30 @@
 """Shapes of configs/models: parameters against the built modules and transformers, FLOPs against torch's counter."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.nn.attention import SDPBackend
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.stages import DENSE, MOE
+from tests.stages import SHAPES
 from tst_titan.config.load import load
 from tst_titan.config.schema import ModelConfig
-from tst_titan.errors import UserError
-from tst_titan.models.counts import count_parameters, flops_per_latent
 from tst_titan.titan import cpu
 
 cpu.prepare()
 
+from torchtitan.models.deepseek_v3 import deepseekv3_configs  # noqa: E402
 from torchtitan.models.llama3 import llama3_configs  # noqa: E402
 from torchtitan.models.qwen3 import qwen3_configs  # noqa: E402
 
-from tst_titan.titan.export import hf_config  # noqa: E402
 from tst_titan.titan.models import build_model_spec  # noqa: E402
 
 MODELS = Path(__file__).parents[2] / "configs" / "models"
-QWEN_DENSE = {**{key: value for key, value in MOE.items() if key != "moe"}, "ffn_dim": 48}
 # Parameters of the published shapes, embeddings untied, counted by hand from arXiv 2605.06546's table of shapes.
 PUBLISHED = {
     "dense-270m": 2 * 128256 * 576 + 30 * (2 * 576 * 64 * 12 + 3 * 576 * 1536 + 2 * 576) + 576,
@@ -42,7 +41,7 @@ def built(model: ModelConfig) -> torch.nn.Module:
 @pytest.mark.parametrize("path", sorted(MODELS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shape_counts_as_its_built_module(path):
     model = load(ModelConfig, path)
-    counts = count_parameters(model)
+    counts = model.count_parameters()
     parameters = dict(built(model).named_parameters())
     total = sum(p.numel() for p in parameters.values())
     ends = sum(
@@ -57,11 +56,11 @@ def test_every_shape_counts_as_its_built_module(path):
 
 @pytest.mark.parametrize(("name", "total"), PUBLISHED.items())
 def test_the_published_shapes(name, total):
-    assert count_parameters(load(ModelConfig, MODELS / f"{name}.yaml")).total == total
+    assert load(ModelConfig, MODELS / f"{name}.yaml").count_parameters().total == total
 
 
 def test_the_names_of_the_paper_are_near_the_counts():
-    counts = {path.stem: count_parameters(load(ModelConfig, path)) for path in MODELS.glob("*.yaml")}
+    counts = {path.stem: load(ModelConfig, path).count_parameters() for path in MODELS.glob("*.yaml")}
     assert counts["dense-270m"].total / 1e6 == pytest.approx(254, abs=1)
     assert counts["dense-600m"].total / 1e6 == pytest.approx(561, abs=1)
     assert counts["moe-10b-a1b"].total / 1e9 == pytest.approx(9.8, abs=0.1)
@@ -74,11 +73,11 @@ def test_transformers_counts_the_same(path):
 
     model = load(ModelConfig, path)
     with torch.device("meta"):
-        exported = AutoModelForCausalLM.from_config(hf_config(model))
-    assert sum(p.numel() for p in exported.parameters()) == count_parameters(model).total
+        exported = AutoModelForCausalLM.from_config(model.hugging_face())
+    assert sum(p.numel() for p in exported.parameters()) == model.count_parameters().total
 
 
-@pytest.mark.parametrize("shape", [DENSE, QWEN_DENSE, MOE], ids=["llama3", "qwen3", "qwen3_moe"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_flops_agree_with_torchs_counter(shape):
     model = ModelConfig.model_validate(shape)
     length, sequences = 16, 2
@@ -94,9 +93,10 @@ def test_flops_agree_with_torchs_counter(shape):
     counted = counter.get_total_flops()
     if model.moe is not None and not any("grouped" in str(operation) for operation in by_operation):
         # Nor does it know grouped products: the experts' part is added by hand, the rest is counted.
-        experts = 3 * model.dim * model.moe.expert_ffn_dim * model.moe.top_k * model.n_layers
+        layers = sum(name.endswith("inner_experts") for name, _ in module.named_modules())
+        experts = 3 * model.dim * model.moe.expert_ffn_dim * model.moe.top_k * layers
         counted += 6 * experts * tokens.numel()
-    assert counted == flops_per_latent(model, length) * tokens.numel()
+    assert counted == model.flops_per_latent(length) * tokens.numel()
 
 
 # torchtitan's own smallest flavours, as our configs write them (their vocabulary is 2048, their context unimportant).
@@ -114,6 +114,21 @@ FLAVOURS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "head_dim": 128,
             "moe": {"n_experts": 64, "top_k": 8, "expert_ffn_dim": 768},
             "norm_eps": 1e-6,
+        },
+    ),
+    "deepseek_v3": (
+        partial(deepseekv3_configs["debugmodel"], moe_comm_backend="standard"),
+        {
+            "n_layers": 6,
+            "n_heads": 16,
+            "n_kv_heads": 16,
+            "ffn_dim": 1024,
+            "moe": {"n_experts": 8, "top_k": 3, "expert_ffn_dim": 256, "n_shared_experts": 2},
+            "n_dense_layers": 1,
+            "kv_lora_rank": 512,
+            "qk_nope_head_dim": 128,
+            "qk_rope_head_dim": 64,
+            "v_head_dim": 128,
         },
     ),
 }
@@ -139,9 +154,22 @@ def test_the_initialisation_is_torchtitans_own(family):
     parts = [(getattr(ours, name), getattr(theirs, name)) for name in ("tok_embeddings", "norm", "lm_head")]
     for our_part, their_part in [*parts, (ours.layers[3], theirs.layers[3])]:
         torch.testing.assert_close(drawn(our_part), drawn(their_part), rtol=0, atol=0)
-        assert getattr(our_part, "eps", None) == getattr(their_part, "eps", None)
+    assert ours.norm.eps == model.norm_eps
 
 
-def test_an_expert_backend_needs_experts():
-    with pytest.raises(UserError, match="needs a model with experts"):
-        build_model_spec(ModelConfig.model_validate(DENSE), expert_comm_backend="deepep")
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"n_kv_heads": 2}, "n_kv_heads (2) must be n_heads (4)"),
+        ({"head_dim": 8}, "leave head_dim out"),
+        ({"qk_rope_head_dim": 3}, "qk_rope_head_dim (3) must be even"),
+        ({"n_dense_layers": 3}, "n_dense_layers (3) must leave at least one of n_layers (3)"),
+        ({"norm_eps": 1e-5}, "norm_eps (1e-05) must be 1e-6"),
+        ({"moe": {"n_experts": 8, "top_k": 2, "expert_ffn_dim": 4, "n_groups": 3}}, "groups of at least 2"),
+        ({"moe": {"n_experts": 8, "top_k": 3, "expert_ffn_dim": 4, "n_groups": 4}}, "must hold top_k (3)"),
+    ],
+)
+def test_shapes_that_deepseek_v3_cannot_have(change, words):
+    with pytest.raises(ValidationError) as error:
+        ModelConfig.model_validate(SHAPES["deepseek_v3"] | change)
+    assert words in str(error.value)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.stages import Tree
+from tst_titan.config.schema import MutualInformationLaw
 from tst_titan.titan import cpu
 
 cpu.prepare()
@@ -78,7 +79,11 @@ def test_the_first_loss_follows_the_formula(tree, name):
         logits = trainer.model_parts[0](batch["input"]).flatten(0, 1).double()
     flat = labels.reshape(logits.shape[0], -1)
     kind = changes.get("weights", "uniform")
-    weights = target_weights(kind, 4).double() if flat.shape[1] == 4 else torch.ones(1, dtype=torch.float64)
+    weights = (
+        target_weights(kind, 4, law=MutualInformationLaw()).double()
+        if flat.shape[1] == 4
+        else torch.ones(1, dtype=torch.float64)
+    )
     expected = naive_loss(changes.get("loss", "mce"), logits, flat, weights).item()
     trainer.dataloader.position = 0
     seen = []

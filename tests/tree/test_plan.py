@@ -1,7 +1,6 @@
 """The plan against numbers counted by hand."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -49,7 +48,6 @@ def root(tmp_path, monkeypatch):
         path = tmp_path / "configs" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(content))
-    shutil.copy(REPOSITORY / "configs" / "site.yaml", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -114,7 +112,7 @@ def test_output_only_reads_no_extra_data_and_more_sequences_attend_less(root):
         "out": {"bags": [{**bag, "sides": "output_only"}]},
         "more": {"bags": [{**bag, "feeding": "more_sequences"}]},
     }
-    path.write_text(yaml.safe_dump({"title": "t", "shows": "s", "runs": runs}))
+    path.write_text(yaml.safe_dump({"title": "t", "shows": "s", "kind": "feeding", "runs": runs}))
     costs = {stage.lineage: Cost.of(stage) for stage in plan_of(root, "lengths").project.stages.values()}
     assert costs["bag4-50-output_only"].data_tokens == 50 * LATENTS_PER_STEP
     saved = 12 * 1 * 4 * 8 * (16 - 4) * 50 * LATENTS_PER_STEP
@@ -179,10 +177,12 @@ def test_an_unknown_experiment_in_the_config_is_refused(root):
         plan_of(root, "swoop")
 
 
-def test_the_readme_shows_what_the_command_prints(monkeypatch, capsys):
+def test_the_docs_show_what_the_command_prints(monkeypatch, capsys):
     repository = Path(__file__).parents[2]
     monkeypatch.chdir(repository)
     assert cli.main(["plan", "figure_4", "figure_5", "--scale", "paper", "--results", "none"]) == 0
-    readme = (repository / "README.md").read_text()
-    missing = [line for line in capsys.readouterr().out.splitlines() if line.strip() not in readme]
-    assert not missing, 'paste what `make plan TARGET="figure_4 figure_5" SCALE=paper` prints into README.md'
+    shown = (repository / "docs/plan.md").read_text()
+    missing = [line for line in capsys.readouterr().out.splitlines() if line.strip() not in shown]
+    assert not missing, (
+        'paste what `make plan TARGET="figure_4 figure_5" SCALE=paper` prints into docs/plan.md'
+    )

@@ -1,5 +1,6 @@
 """Experiments at a scale become a tree of stages that shares what can be shared."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 
 from tst_titan.errors import UserError
 from tst_titan.tree.folder import StageFolder
+from tst_titan.tree.project import Project
 from tst_titan.tree.resolve import Catalog, resolve, stages_of
 
 MODEL = {
@@ -45,7 +47,9 @@ def write(path: Path, content: dict) -> None:
 
 
 def experiment(catalog: Catalog, **content):
-    write(catalog.folder / "experiments/e.yaml", {"title": "t", "shows": "s", **content})
+    # Runs are compared with those before them: none must be a baseline.
+    defaults = {"title": "t", "shows": "s", "kind": "feeding"}
+    write(catalog.folder / "experiments/e.yaml", {**defaults, **content})
     return resolve(catalog, "e", "s")
 
 
@@ -190,8 +194,11 @@ def test_the_longest_read_is_noted_for_the_check_before_training(catalog):
         ({"size": "moe"}, ["size 'moe'", "small"]),
         ({"bags": [{"bag_size": 2, "weights": [1.0]}]}, ["weights has 1 numbers", "needs 2"]),
         ({"bags": [{"bag_size": 2, "weights": [1.0, -1.0]}]}, ["(1.0, -1.0)", "none negative"]),
-        ({"bags": [{"bag_size": 2, "weights": [1.0, float("nan")]}]}, ["nan", "must be finite"]),
-        ({"bags": [{"loss": "bce", "weights": "power"}]}, ["'power'", "'bce'", "only mce takes them"]),
+        (
+            {"bags": [{"bag_size": 2, "weights": [1.0, float("nan")]}]},
+            ["nan", "a finite number", "weights.1"],
+        ),
+        ({"bags": [{"loss": "hinge", "weights": "power"}]}, ["'power'", "'hinge'", "only mce takes them"]),
         ({"bags": [{"loss": "hinge", "sides": "input_only"}]}, ["'hinge'", "one target", "leave both out"]),
         ({"bags": [{"mutual_information": {"k": -1.0}}]}, ["'uniform'", "it needs mutual_information"]),
         (
@@ -200,6 +207,22 @@ def test_the_longest_read_is_noted_for_the_check_before_training(catalog):
         ),
         ({"bags": [{"bag_size": 3, "feeding": "more_sequences"}]}, ["bag_size (3) must divide"]),
         ({"handover": {"reinitialize": ["head"]}}, ["reinitialize.0", "'head'", "'lm_head'"]),
+        ({"bags": [{"bag_size": True}]}, ["bag_size", "found True", "valid integer"]),
+        ({"bags": [{"bag_size": "4"}]}, ["bag_size", "found '4'", "valid integer"]),
+        ({"learning_rate": float("inf")}, ["runs.r.learning_rate", "found inf", "finite"]),
+        ({"learning_rate": True}, ["runs.r.learning_rate", "found True", "valid number"]),
+        (
+            {"learning_rate": 1e-3, "learning_rate_times": 2.0},
+            ["runs.r", "learning_rate_times (2.0)", "one of them"],
+        ),
+        ({"bags": [{}], "role": "baseline"}, ["runs.r", "role 'baseline' of a run with bags"]),
+        ({"role": "tst"}, ["runs.r", "role 'tst' of a run with no bags"]),
+        ({"handover": {"load": "model_only"}}, ["runs.r", "a run without bags has none"]),
+        (
+            {"bags": [{"bag_fraction": 0.95}]},
+            ["bag_fraction", "found 0.95", "begins at step 90", "at most 0.9"],
+        ),
+        ({"times": 0.04}, ["warmup_steps", "found 5", "4 steps"]),
     ],
 )
 def test_mistakes_in_a_run_name_file_key_and_value(catalog, run, words):
@@ -212,6 +235,8 @@ def test_mistakes_in_a_run_name_file_key_and_value(catalog, run, words):
     ("file", "change", "words"),
     [
         ("models/m.yaml", {"n_heads": 5}, ["n_heads (5) must divide dim (32)"]),
+        ("models/m.yaml", {"family": "llama4"}, ["family", "'llama4'", "'deepseek_v3'"]),
+        ("models/m.yaml", {"family": "deepseek_v3", "kv_lora_rnk": 8}, ["did you mean 'kv_lora_rank'"]),
         ("models/m.yaml", {"n_kv_heads": 3}, ["n_kv_heads (3) must divide n_heads (4)"]),
         (
             "models/m.yaml",
@@ -307,6 +332,28 @@ def test_the_constants_of_the_fitted_law_reach_the_stage_and_its_path(catalog):
     assert laws["paper"].c0 == 3.63 and laws["ours"].model_dump() == law
 
 
+def test_a_pair_needs_a_baseline(catalog):
+    with pytest.raises(UserError, match=r"e\.yaml: .*kind pair .*none of r is one: add a run without bags"):
+        experiment(catalog, kind="pair", runs={"r": {"bags": [{}]}})
+
+
+def test_steps_that_nobody_means_are_refused(catalog):
+    write(
+        catalog.folder / "scales/s.yaml",
+        {"description": "d", "sizes": {"small": SIZE | {"steps": {"short": 10**20}}}},
+    )
+    with pytest.raises(
+        UserError, match=r"s\.yaml: key sizes\.small\.steps\.short: found 10{20}: .*1000000000"
+    ):
+        experiment(catalog, runs={"r": {}})
+
+
+def test_a_name_that_cannot_be_a_target_is_refused(catalog):
+    write(catalog.folder / "experiments/my figure.yaml", {"title": "t", "shows": "s", "runs": {"r": {}}})
+    with pytest.raises(UserError, match=r"my figure\.yaml: an experiment's name is letters"):
+        catalog.targets()
+
+
 def test_unknown_names_list_the_known_ones(catalog):
     experiment(catalog, runs={"r": {}})
     with pytest.raises(UserError, match=r"unknown experiment 'f'.*e$"):
@@ -328,3 +375,43 @@ def test_the_folder_knows_recipe_lineage_and_parent(tmp_path):
     assert folder.parent is not None and folder.parent.lineage == "bag4-6" and folder.parent.parent is None
     with pytest.raises(UserError, match="below <results>/train"):
         StageFolder.at(tmp_path / "elsewhere")
+
+
+class TestAScaleWithOneSize:
+    """The config's own experiment needs a size that the scale lacks; a command needs what it needs."""
+
+    @pytest.fixture
+    def root(self, catalog, tmp_path):
+        root = tmp_path / "root"
+        root.mkdir()
+        shutil.copytree(tmp_path / "models", root / "configs/models")
+        shutil.copytree(tmp_path / "scales", root / "configs/scales")
+        (root / "configs/experiments").mkdir()
+        shutil.copy(Path(__file__).parents[2] / "configs/site.yaml", root / "configs/site.yaml")
+        base = {"title": "t", "shows": "s"}
+        write(root / "configs/experiments/big.yaml", base | {"size": "large", "runs": {"b": {}}})
+        write(root / "configs/experiments/mine.yaml", base | {"runs": {"b": {}}})
+        return root
+
+    def open(self, root, *targets, experiments="big"):
+        return Project.open(root, {"scale": "s", "experiments": experiments}, targets)
+
+    def test_the_default_target_says_what_would_do(self, root):
+        for targets in ([], ["plan"]):
+            with pytest.raises(UserError, match=r"size 'large' is not defined(.|\n)*it can express: mine$"):
+                self.open(root, *targets)
+
+    def test_what_is_asked_for_is_all_that_must_fit(self, root):
+        assert self.open(root, "mine").experiment_names == ("mine",)
+        assert self.open(root, "prune").experiment_names == ()
+        opened = self.open(root, "results/data/c/manifest.json", experiments=["big", "mine"])
+        assert opened.experiment_names == ("mine",) and opened.corpus_names == ("c",)
+        with pytest.raises(UserError, match="size 'large' is not defined"):
+            self.open(root, "big")
+
+    def test_other_mistakes_are_said_whatever_is_asked_for(self, root):
+        write(
+            root / "configs/experiments/mine.yaml", {"title": "t", "shows": "s", "runs": {"b": {"tims": 2}}}
+        )
+        with pytest.raises(UserError, match="did you mean 'times'"):
+            self.open(root, "prune", experiments="mine")

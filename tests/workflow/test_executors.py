@@ -13,13 +13,12 @@ SUBMIT = Path(__file__).with_name("submit.sh")
 # It asks every second: at the default of ten, waiting would be half of the test.
 GENERIC = ["--executor", "cluster-generic", "--cluster-generic-submit-cmd", str(SUBMIT), "--jobs", "2"]
 GENERIC += ["--seconds-between-status-checks", "1"]
+# Partitions and accounts, which only Slurm understands, are no business of this executor.
+GENERIC += ["--default-resources", "slurm_partition=gpu", "slurm_account=nobody"]
 
 
 def test_the_demo_runs_through_a_generic_cluster(tmp_path):
     project = ProjectCopy.make(tmp_path / "project")
-    # GPUs and partitions that only Slurm understands are no business of this executor.
-    site = project.folder / "configs/site.yaml"
-    site.write_text(site.read_text().replace("all: {}", "all: {partition: gpu, account: nobody}"))
     corpus = project.folder / "configs/corpora/smoke.yaml"
     corpus.write_text(corpus.read_text() + "jobs: 2\n")
     done = project.run(*GENERIC, "--latency-wait", "10", "--retries", "0")

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 SCALE = "configs/scales/smoke.yaml"
 EXPERIMENT = "configs/experiments/figure_3a.yaml"
-AFTER_COMPARE = {"figures": 1, "report": 1}
+AFTER_COMPARE = {"figures": 1, "page": 1, "report": 1}
 EVERYTHING_OF_ONE_RUN = {"export": 1, "heldout": 1, "evaluate_tasks": 1, "compare": 1, **AFTER_COMPARE}
 
 
@@ -45,7 +45,7 @@ def test_nothing_is_done_twice(project):
 
 
 def test_the_report_is_there_with_both_runs(project):
-    page = (project.folder / "results/report/index.html").read_text()
+    page = (project.folder / "results/report/smoke/figure_3a.html").read_text()
     results = read_results(project.folder / "results/compare/smoke/figure_3a")
     assert "plumbing" in page and [run.role for run in results.runs] == ["baseline", "tst"]
     for run in results.runs:
@@ -57,7 +57,7 @@ def test_the_report_is_there_with_both_runs(project):
 @pytest.mark.parametrize(
     ("path", "old", "new", "expected"),
     [
-        ("tst_titan/report/index.html", "<title>", "<title>Edited ", {"report": 1}),
+        ("tst_titan/report/base.html", "<title>", "<title>Edited ", {"page": 1, "report": 1}),
         ("tst_titan/report/style.py", '"""', '"""Edited. ', AFTER_COMPARE),
         ("tst_titan/compare/arithmetic.py", '"""', '"""Edited. ', {"compare": 1, **AFTER_COMPARE}),
         ("tst_titan/titan/trainer.py", '"""', '"""Edited. ', {}),
@@ -70,7 +70,7 @@ def test_the_report_is_there_with_both_runs(project):
         ),
         (SCALE, "log_every: 1", "log_every: 2", {}),
         (SCALE, "cpu_threads: 1", "cpu_threads: 1\n  processes_per_node: 2", {}),
-        ("configs/site.yaml", "all: {}", "all: {partition: other, account: mine}", {}),
+        (SCALE, "cpu_threads: 1", "cpu_threads: 1\n  stop_seconds: 60\n  memory_mb: 5000", {}),
         ("configs/demo.yaml", 'wandb: "off"', "wandb: offline", {}),
         ("configs/demo.yaml", 'wandb: "off"', "comparison: {last_k: 5}", {"compare": 1, **AFTER_COMPARE}),
         (EXPERIMENT, "bags: [{}]", "bags: [{bag_size: 4}]", {"train": 3, **EVERYTHING_OF_ONE_RUN}),
@@ -85,7 +85,7 @@ def test_the_report_is_there_with_both_runs(project):
         "a task more",
         "log frequency",
         "processes",
-        "partition",
+        "what jobs ask for",
         "wandb",
         "comparison setting",
         "bag size",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from tst_titan.config.schema import PositiveInt, Strict
+from tst_titan.config.strict import Float, Int, NonNegativeInt, PositiveInt, Strict
 
 
 class ComparisonOptions(Strict):
@@ -14,13 +14,13 @@ class ComparisonOptions(Strict):
 
     last_k: PositiveInt = Field(10, description="logged steps averaged into the final loss")
     smoothing_window: PositiveInt = Field(11, description="logged steps of the local line; odd")
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    bootstrap_samples: Annotated[int, Field(ge=20)] = 400
-    bootstrap_seed: int = 0
-    curve_points: Annotated[int, Field(ge=10)] | None = Field(
+    confidence: Annotated[Float, Field(gt=0, lt=1)] = 0.95
+    bootstrap_samples: Annotated[Int, Field(ge=20)] = 400
+    bootstrap_seed: NonNegativeInt = 0
+    curve_points: Annotated[Int, Field(ge=10)] | None = Field(
         None, description="points per run in curves.csv; default by the number of runs"
     )
-    equal_tolerance: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+    equal_tolerance: Annotated[Float, Field(ge=0, lt=0.5)] = Field(
         0.02, description="relative gap that still counts as equal"
     )
     accuracy: Literal["acc_norm_first", "acc"] = Field(

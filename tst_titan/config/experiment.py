@@ -7,21 +7,19 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from tst_titan.config.comparison import ComparisonOptions
-from tst_titan.config.schema import (
-    BagLoss,
-    Feeding,
+from tst_titan.config.schema import BagOptions, HandoverConfig, Precision, RuntimeConfig
+from tst_titan.config.strict import (
+    Float,
     Fraction,
-    HandoverConfig,
-    MutualInformationLaw,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    Precision,
-    RuntimeConfig,
-    Sides,
+    Steps,
     Strict,
-    Weights,
 )
+from tst_titan.superposition.bags import Sides
+from tst_titan.superposition.weights import WeightKind
 
 Size = Literal["small", "medium", "large", "moe"]
 Kind = Literal[
@@ -35,23 +33,13 @@ Kind = Literal[
     "transfer",
     "corpus_statistics",
 ]
-OpenFraction = Annotated[float, Field(gt=0, lt=1)]
+OpenFraction = Annotated[Float, Field(gt=0, lt=1)]
 
 
-class BagSpec(Strict):
-    """One bag phase of a run: a bag size and the share of the run's steps that it takes."""
+class BagSpec(BagOptions):
+    """One bag phase of a run, the scale's for its size where a key is left out; `BagOptions` has the other keys."""
 
-    bag_size: PositiveInt | None = Field(
-        None, description="tokens per bag; default the scale's for this size"
-    )
-    bag_fraction: Fraction | None = Field(
-        None, description="r, share of the run's steps; default the scale's for this size"
-    )
-    sides: Sides = "full"
-    weights: Weights | tuple[float, ...] = "uniform"
-    mutual_information: MutualInformationLaw = MutualInformationLaw()
-    loss: BagLoss = "mce"
-    feeding: Feeding = "longer_sequences"
+    bag_fraction: Fraction | None = Field(None, description="r, share of the run's steps")
 
 
 class PublishedRun(Strict):
@@ -97,14 +85,37 @@ class RunSpec(Strict):
         None, description="limit the corpus so that the equal-FLOPs baseline reads it this many times"
     )
 
+    @property
+    def resolved_role(self) -> str:
+        """The role given, or what follows from having bags."""
+        return self.role or ("tst" if self.bags else "baseline")
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> RunSpec:
+        if (self.resolved_role == "baseline") != (not self.bags):
+            has = "bags" if self.bags else "no bags"
+            raise ValueError(
+                f"role {self.resolved_role!r} of a run with {has}: a baseline has none, every other role has some"
+            )
+        if self.learning_rate is not None and self.learning_rate_times != 1:
+            raise ValueError(
+                f"learning_rate ({self.learning_rate}) leaves learning_rate_times ({self.learning_rate_times}) no "
+                "effect: give one of them"
+            )
+        if not self.bags and self.handover != HandoverConfig():
+            raise ValueError(
+                "handover acts at the switch from bags to tokens; a run without bags has none: leave it out"
+            )
+        return self
+
 
 class Axes(Strict):
     """Values along the axes of a grid; an empty axis is none."""
 
     bag_size: tuple[PositiveInt, ...] = ()
-    bag_fraction: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
+    bag_fraction: tuple[Annotated[Float, Field(ge=0, le=1)], ...] = ()
     learning_rate_times: tuple[PositiveFloat, ...] = ()
-    weights: tuple[Weights, ...] = ()
+    weights: tuple[WeightKind, ...] = ()
     sides: tuple[Sides, ...] = ()
     epochs: tuple[PositiveFloat, ...] = ()
 
@@ -142,7 +153,7 @@ class TableSpec(Strict):
 
     size: Size
     length: str = "short"
-    weights: Weights = "uniform"
+    weights: WeightKind = "uniform"
     metric: str = Field(description="name in comparison.json, e.g. final_loss or accuracy/piqa")
 
 
@@ -176,6 +187,12 @@ class ExperimentConfig(Strict):
             raise ValueError("give runs, grid or both, or runs_of")
         if own and self.runs_of is not None:
             raise ValueError("runs_of takes another experiment's runs: leave out runs and grid")
+        roles = {run.resolved_role for run in self.runs.values()}
+        if self.kind in ("pair", "seeds") and self.runs and self.grid is None and "baseline" not in roles:
+            raise ValueError(
+                f"kind {self.kind} compares every run with a baseline, and none of {', '.join(self.runs)} is one: "
+                "add a run without bags"
+            )
         return self
 
 
@@ -212,7 +229,7 @@ class SizeConfig(Strict):
     batch_sequences: PositiveInt = Field(description="sequences per step, over all ranks")
     learning_rate: PositiveFloat
     warmup_steps: NonNegativeInt
-    steps: dict[str, PositiveInt] = Field(description="named step counts, e.g. short: 20000")
+    steps: dict[str, Steps] = Field(description="named step counts, e.g. short: 20000")
     tst: TstDefaults
     trunks: Trunks | None = None
     runtime: RuntimeConfig | None = Field(None, description="instead of the scale's runtime, for this size")
@@ -250,8 +267,8 @@ class ScaleConfig(Strict):
         True, description="false: the numbers test the plumbing only, the report says so"
     )
     sizes: dict[Size, SizeConfig]
-    decay_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="last part of WSD")
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    decay_fraction: Annotated[Float, Field(ge=0, lt=1)] = Field(0.1, description="last part of WSD")
+    weight_decay: NonNegativeFloat = 0.1
     max_gradient_norm: PositiveFloat = 1.0
     precision: Precision = "float32"
     allow_repeat: bool = False
@@ -281,11 +298,19 @@ class ProjectConfig(Strict):
     seeds: PositiveInt | None = Field(
         None, description="make every run over this many seeds, whatever experiments and scale say"
     )
-    results: str = Field("results", description="folder for everything that is produced")
+    results: Annotated[str, Field(min_length=1)] = Field(
+        "results", description="folder for everything that is produced"
+    )
     wandb: Literal["off", "offline", "online"] = "off"
     keep_checkpoints: KeepCheckpoints = Field("all", description="what `snakemake prune` leaves")
     plan: PlanConfig = PlanConfig()
     comparison: ComparisonOptions = ComparisonOptions()
+
+    @field_validator("experiments", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: object) -> object:
+        """``--config experiments=mine``."""
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("wandb", mode="before")
     @classmethod

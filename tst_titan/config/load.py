@@ -21,11 +21,22 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
-class _NumberAwareLoader(_Loader):
-    """YAML 1.1 reads ``2e-3`` as a string; people who write learning rates mean a number."""
+class _ConfigLoader(_Loader):
+    """YAML as people mean it: ``2e-3`` is a number (YAML 1.1: a text), and no key of a mapping is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        given = set()
+        for key, _ in node.value:
+            if key.value in given and isinstance(key, yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                raise yaml.YAMLError(
+                    f"line {line}: key {key.value!r} is given twice in one mapping; keep one of them"
+                )
+            given.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return super().construct_mapping(node, deep)
 
 
-_NumberAwareLoader.add_implicit_resolver(
+_ConfigLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
@@ -38,7 +49,7 @@ def parse_yaml(text: str) -> Any:
     Raises:
         yaml.YAMLError: it is not YAML.
     """
-    return yaml.load(text, Loader=_NumberAwareLoader)
+    return yaml.load(text, Loader=_ConfigLoader)
 
 
 def to_yaml(content: Mapping[str, Any]) -> str:
@@ -50,12 +61,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
-        UserError: the file is missing, is not YAML, or does not hold a mapping.
+        UserError: the file is missing or cannot be read, is not YAML in UTF-8, or does not hold a mapping.
     """
     try:
-        content = parse_yaml(path.read_text(encoding="utf8"))
+        content = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        found = error.object[error.start]
+        raise UserError(
+            f"{path}: not a UTF-8 text: byte {found:#04x} at position {error.start}; save the file as UTF-8"
+        ) from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(content, dict):
@@ -109,7 +127,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def _describe(model: type[BaseModel], problem: Any) -> str:
     """One sentence for one pydantic error."""
-    location = tuple(problem["loc"])
+    # Of a union, pydantic names the member that it tried, such as ``tuple[float, ...]``.
+    location = tuple(part for part in problem["loc"] if "[" not in str(part))
     key = ".".join(map(str, location)) or "(whole file)"
     if problem["type"] == "extra_forbidden":
         known = _fields_at(model, location[:-1])
@@ -140,7 +159,7 @@ def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[st
             continue
         fields = [each.model_fields[part] for each in models if part in each.model_fields]
         if fields:  # else an index, or a name that is the user's own
-            models = [inner for field in fields for inner in _models_in(field.annotation)]
+            models = [inner for field in fields for inner in models_in(field.annotation)]
     return list(dict.fromkeys(name for each in models for name in each.model_fields))
 
 
@@ -150,8 +169,8 @@ def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
     return get_args(field.annotation) if field else ()
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
     """The models that an annotation may hold, such as ``dict[str, RunSpec] | None``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for inner in get_args(annotation) for model in _models_in(inner)]
+    return [model for inner in get_args(annotation) for model in models_in(inner)]

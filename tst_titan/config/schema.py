@@ -7,139 +7,98 @@ Every model is frozen and rejects unknown keys, so that a mistyped key is an err
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
+from tst_titan.config.strict import (
+    Float,
+    Fraction,
+    Int,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Steps,
+    Strict,
+)
+from tst_titan.models.family import ModelConfig
+from tst_titan.superposition.bags import Sides, tokens_advanced, tokens_per_window
+from tst_titan.superposition.losses import LOSSES, LossName
+from tst_titan.superposition.weights import WeightKind, relative_weights
 
 Phase = Literal["bag", "token", "decay"]
-Sides = Literal["full", "input_only", "output_only"]
-Weights = Literal["uniform", "power", "exponential", "first", "mutual_information"]
-BagLoss = Literal["mce", "mce_alt", "hinge", "bce"]
 Feeding = Literal["longer_sequences", "more_sequences"]
 Precision = Literal["float32", "bfloat16"]
 ModelPart = Literal["embedding", "lm_head"]
 
 
-class Strict(BaseModel):
-    """Base of all configs: frozen, no unknown keys, no silent coercion of strings to numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class MoeConfig(Strict):
-    """Mixture-of-experts layers in place of the dense feed-forward."""
-
-    n_experts: PositiveInt = Field(description="experts per layer")
-    top_k: PositiveInt = Field(description="experts that process each latent")
-    expert_ffn_dim: PositiveInt = Field(description="hidden width of one expert")
-    load_balance_coefficient: PositiveFloat = Field(
-        1e-3, description="step of torchtitan's auxiliary-loss-free bias update"
-    )
-
-    @model_validator(mode="after")
-    def _top_k_within_experts(self) -> MoeConfig:
-        if self.top_k > self.n_experts:
-            raise ValueError(f"top_k ({self.top_k}) must not exceed n_experts ({self.n_experts})")
-        return self
-
-
-class ModelConfig(Strict):
-    """A decoder's shape. ``family`` picks torchtitan's model code and the Hugging Face architecture."""
-
-    family: Literal["llama3", "qwen3"] = Field(description="torchtitan model family")
-    dim: PositiveInt = Field(description="width of the residual stream")
-    n_layers: PositiveInt
-    n_heads: PositiveInt = Field(description="query heads")
-    n_kv_heads: PositiveInt = Field(description="key and value heads; divides n_heads")
-    head_dim: PositiveInt | None = Field(None, description="width of one head; default dim / n_heads")
-    ffn_dim: PositiveInt | None = Field(None, description="hidden width of the dense feed-forward")
-    moe: MoeConfig | None = Field(None, description="experts instead of the dense feed-forward (qwen3 only)")
-    vocab_size: PositiveInt = Field(description="rows of the embedding; at least the tokenizer's size")
-    max_sequence_length: PositiveInt = Field(description="longest sequence of latents")
-    rope_theta: PositiveFloat = 500000.0
-    norm_eps: PositiveFloat = 1e-5
-
-    @property
-    def resolved_head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.head_dim if self.head_dim is not None else self.dim // self.n_heads
-
-    @model_validator(mode="after")
-    def _shape_is_consistent(self) -> ModelConfig:
-        if self.head_dim is None and self.dim % self.n_heads:
-            raise ValueError(f"n_heads ({self.n_heads}) must divide dim ({self.dim})")
-        if self.n_heads % self.n_kv_heads:
-            raise ValueError(f"n_kv_heads ({self.n_kv_heads}) must divide n_heads ({self.n_heads})")
-        if self.resolved_head_dim % 2:
-            raise ValueError(f"the head width ({self.resolved_head_dim}) must be even for rotary positions")
-        if (self.ffn_dim is None) == (self.moe is None):
-            raise ValueError("give exactly one of ffn_dim (dense) and moe (experts)")
-        if self.family == "llama3":
-            if self.moe is not None:
-                raise ValueError("moe needs family qwen3; torchtitan's llama3 has no experts")
-            if self.head_dim is not None and self.head_dim != self.dim // self.n_heads:
-                raise ValueError("family llama3 has head_dim = dim / n_heads; leave head_dim out")
-        return self
-
-
 class MutualInformationLaw(Strict):
     """Constants of the fitted law C0 + a * d**k over distance d in tokens (the paper's figure 10)."""
 
-    c0: float = 3.63
-    a: float = 1.35
-    k: float = -1.25
+    c0: Float = 3.63
+    a: Float = 1.35
+    k: Float = -1.25
 
     def __call__(self, distance: float) -> float:
         """The law at a distance in tokens."""
         return self.c0 + self.a * distance**self.k
 
 
-class SuperpositionConfig(Strict):
-    """How a stage superposes tokens; absent in a plain token stage."""
+class BagOptions(Strict):
+    """What a bag is: the keys that an experiment's ``bags`` and a stage's ``superposition`` have in common."""
 
-    bag_size: PositiveInt = Field(description="s, contiguous tokens per bag")
+    bag_size: PositiveInt | None = Field(None, description="s, contiguous tokens per bag")
     sides: Sides = Field("full", description="which sides of the model see bags")
-    weights: Weights | tuple[float, ...] = Field("uniform", description="weight of the i-th target of a bag")
+    weights: WeightKind | tuple[Float, ...] = Field(
+        "uniform", description="weight of the i-th target of a bag"
+    )
     mutual_information: MutualInformationLaw = MutualInformationLaw()
-    loss: BagLoss = Field("mce", description="loss over the bag of targets")
+    loss: LossName = Field("mce", description="loss over the bag of targets")
     feeding: Feeding = Field(
         "longer_sequences",
         description="read s times longer data sequences, or s times as many of the ordinary length",
     )
 
+    @property
+    def tokens_per_latent(self) -> int:
+        """Data tokens by which one latent moves the reading position forward."""
+        return tokens_advanced(1, self.bag_size or 1, self.sides)
+
+
+class SuperpositionConfig(BagOptions):
+    """How a stage superposes tokens; absent in a plain token stage."""
+
+    bag_size: PositiveInt = Field(description="s, contiguous tokens per bag")
+
+    @property
+    def relative_weights(self) -> list[float] | None:
+        """Weights of a bag's targets, not scaled to any sum; None where the loss sees the bag as a set."""
+        if not LOSSES[self.loss].takes_weights:
+            return None
+        return relative_weights(self.weights, self.bag_size, self.mutual_information)
+
     @model_validator(mode="after")
     def _weights_fit(self) -> SuperpositionConfig:
-        if isinstance(self.weights, tuple) and len(self.weights) != self.bag_size:
-            raise ValueError(
-                f"weights has {len(self.weights)} numbers; a bag of {self.bag_size} needs {self.bag_size}"
-            )
-        numbers: tuple[float, ...] = self.weights if isinstance(self.weights, tuple) else (1.0,)
-        if self.weights == "mutual_information":
-            numbers = tuple(map(self.mutual_information, range(1, self.bag_size + 1)))
-        elif self.mutual_information != MutualInformationLaw():
+        relative_weights(self.weights, self.bag_size, self.mutual_information)
+        if self.weights != "mutual_information" and self.mutual_information != MutualInformationLaw():
             raise ValueError(
                 f"mutual_information has no effect with weights {self.weights!r}; it needs mutual_information"
             )
-        if not all(0 <= number < math.inf for number in numbers) or not any(numbers):
-            raise ValueError(f"weights {numbers} must be finite, none negative and not all zero")
         return self
 
     @model_validator(mode="after")
     def _options_have_an_effect(self) -> SuperpositionConfig:
-        if self.sides == "input_only" and (self.loss, self.weights) != ("mce", "uniform"):
+        plain = BagOptions()
+        if self.sides == "input_only" and (self.loss, self.weights) != (plain.loss, plain.weights):
             raise ValueError(
                 f"sides input_only has one target and its ordinary cross-entropy; loss {self.loss!r} and weights "
                 f"{self.weights!r} have no effect there: leave both out"
             )
-        if self.loss != "mce" and self.weights != "uniform":
+        if self.weights != plain.weights and not LOSSES[self.loss].takes_weights:
+            takers = ", ".join(name for name, loss in LOSSES.items() if loss.takes_weights)
             raise ValueError(
-                f"weights {self.weights!r} have no effect on the loss {self.loss!r}; only mce takes them"
+                f"weights {self.weights!r} have no effect on the loss {self.loss!r}; only {takers} takes them"
             )
         if self.sides == "output_only" and self.feeding == "more_sequences":
             raise ValueError(
@@ -155,7 +114,7 @@ class OptimizerConfig(Strict):
     beta1: Fraction = 0.9
     beta2: Fraction = 0.95
     eps: PositiveFloat = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    weight_decay: NonNegativeFloat = 0.1
     max_gradient_norm: PositiveFloat = 1.0
 
 
@@ -170,7 +129,7 @@ class StageSchedule(Strict):
     warmup_steps: NonNegativeInt
     decay_start: NonNegativeInt | None = None
     decay_end: PositiveInt | None = None
-    min_factor: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    min_factor: Annotated[Float, Field(ge=0, lt=1)] = 0.0
 
     @model_validator(mode="after")
     def _decay_is_whole(self) -> StageSchedule:
@@ -221,10 +180,10 @@ class StageConfig(Strict):
     )
     phase: Phase
     start_step: NonNegativeInt
-    end_step: PositiveInt
+    end_step: Steps
     seed: NonNegativeInt
     precision: Precision
-    model: ModelConfig
+    model: SerializeAsAny[ModelConfig]
     data: DataConfig
     superposition: SuperpositionConfig | None = None
     optimizer: OptimizerConfig
@@ -255,9 +214,18 @@ class StageConfig(Strict):
     @property
     def lane_advance(self) -> int:
         """Data tokens that one step moves each lane forward."""
-        if self.superposition is None or self.superposition.sides == "output_only":
-            return self.data.sequence_length
-        return self.data.sequence_length * self.superposition.bag_size
+        per_latent = 1 if self.superposition is None else self.superposition.tokens_per_latent
+        return self.data.sequence_length * per_latent
+
+    @property
+    def lane_lookahead(self) -> int:
+        """Data tokens beyond the advance that the last targets of a step need."""
+        shape = (
+            self.latents_per_sequence,
+            self.bag_size,
+            self.superposition.sides if self.superposition else "full",
+        )
+        return tokens_per_window(*shape) - tokens_advanced(*shape)
 
     @property
     def data_tokens_per_step(self) -> int:
@@ -309,6 +277,9 @@ class RuntimeConfig(Strict):
     gpus_per_node: NonNegativeInt = Field(
         0, description="GPUs of each node that a job asks its cluster for: one a process, or none"
     )
+    gpu_type: Annotated[str, Field(pattern=r"^[^\s'\":]+$")] | None = Field(
+        None, description="the cluster's name of the GPU, as in --gres=gpu:a100:8; default any"
+    )
     cpus_per_node: PositiveInt | None = Field(
         None, description="cores of each node that a job asks for; default those that its processes use"
     )
@@ -322,9 +293,12 @@ class RuntimeConfig(Strict):
     cpu_threads: NonNegativeInt = Field(0, description="threads per CPU process; 0 shares the cores evenly")
     memory_mb: PositiveInt = Field(4000, description="memory of the job on each node, MB")
     wall_minutes: PositiveInt = Field(120, description="wall time of one job; a longer stage takes several")
+    stop_seconds: NonNegativeInt = Field(
+        300, description="how long before the end of that time a job is asked for a checkpoint; 0: not"
+    )
     log_every: PositiveInt = Field(10, description="steps between lines of metrics.jsonl")
     checkpoint_every: PositiveInt = Field(500, description="steps between checkpoints")
-    keep_last_checkpoints: Annotated[int, Field(ge=2)] = Field(
+    keep_last_checkpoints: Annotated[Int, Field(ge=2)] = Field(
         2, description="checkpoints kept inside a stage"
     )
     async_checkpoint: bool = Field(False, description="write checkpoints beside training (accelerators)")
@@ -352,6 +326,12 @@ class RuntimeConfig(Strict):
     def cores_per_node(self) -> int:
         """Cores that a job takes on each node."""
         return self.cpus_per_node or self.processes_per_node * max(self.cpu_threads, 1)
+
+    @property
+    def gres(self) -> str | None:
+        """The GPUs of each node as Slurm's generic resource; None without."""
+        kind = f":{self.gpu_type}" if self.gpu_type else ""
+        return f"gpu{kind}:{self.gpus_per_node}" if self.gpus_per_node else None
 
     @model_validator(mode="after")
     def _one_process_drives_one_gpu(self) -> RuntimeConfig:

@@ -1,34 +1,51 @@
-"""The filters of a corpus as datatrove steps: datatrove's own where it has one, two small ones where not."""
+"""The filters of a corpus as datatrove steps: datatrove's own, and two small ones that it lacks."""
 
+import inspect
 import re
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datatrove.data import Document
-from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
 from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.pipeline.writers import JsonlWriter
 from datatrove.utils.word_tokenizers import WordTokenizer
 
-from tst_titan.data.corpus import Filters, LengthFilter, LinesFilter
+from tst_titan.config.corpus import (
+    ALIASES,
+    Filters,
+    LengthFilter,
+    LinesFilter,
+    NamedFilter,
+    QualityFilter,
+    RepetitionFilter,
+    arguments_model,
+    filter_classes,
+)
 
 
 class Words(WordTokenizer):
-    """Words and runs of punctuation. datatrove's English tokenizer needs spaCy and is many times slower."""
+    """Words, runs of punctuation, and sentences, in whatever language puts spaces between words.
+
+    It stands where a filter takes a language and none is given: datatrove's English tokenizer needs spaCy and is many
+    times slower.
+    """
 
     _word = re.compile(r"\w+|[^\w\s]+")
+    _sentence = re.compile(r"\S.*?(?:[.!?…]+(?=\s|$)|[。！？]+|(?=\n)|$)")
 
     def word_tokenize(self, text: str) -> list[str]:
         """Words of a text."""
         return self._word.findall(text)
 
     def sent_tokenize(self, text: str) -> list[str]:
-        """Lines of a text; no filter here asks for sentences."""
-        return text.splitlines()
+        """Sentences of a text; the end of a line ends one too."""
+        return self._sentence.findall(text)
 
     def span_tokenize(self, text: str) -> list[tuple[int, int]]:
-        """Spans of the lines of a text."""
-        return [match.span() for match in re.finditer(r"[^\n]+", text)]
+        """Spans of the sentences of a text."""
+        return [match.span() for match in self._sentence.finditer(text)]
 
 
 WORDS = Words()
@@ -96,8 +113,8 @@ class Lines(BaseFilter):
 class SampleWriter(JsonlWriter):
     """Keeps the first `limit` documents of each task, to look at."""
 
-    def __init__(self, folder: str, limit: int):
-        super().__init__(folder, output_filename="${rank}.jsonl", compression=None)
+    def __init__(self, folder: Path, limit: int):
+        super().__init__(str(folder), output_filename="${rank}.jsonl", compression=None)
         self.limit = limit
         self.written = 0
 
@@ -108,32 +125,50 @@ class SampleWriter(JsonlWriter):
             super().write(document, rank, **kwargs)
 
 
-def make_filters(config: Filters, dropped: str) -> list[tuple[str, BaseFilter]]:
-    """The filters that are switched on, named as in the config, in the order in which they run.
+def make_filters(
+    config: Filters | tuple[NamedFilter, ...], dropped: Path | None = None
+) -> dict[str, BaseFilter]:
+    """The filters of a corpus, in the order in which they run, by the name in the config.
 
     Args:
-        config: thresholds.
-        dropped: folder for the samples of dropped documents.
+        config: the aliases as a mapping, or any filters as a list. The second of a name is called <name>-2.
+        dropped: folder for the samples of dropped documents; none are kept without it.
     """
-    filters: list[tuple[str, BaseFilter]] = []
-
-    def writer(name: str) -> JsonlWriter | None:
-        return SampleWriter(f"{dropped}/{name}", config.dropped_sample) if config.dropped_sample else None
-
-    if config.length:
-        filters.append(("length", Length(config.length, writer("length"))))
-    if config.lines:
-        filters.append(("lines", Lines(config.lines, writer("lines"))))
-    if config.quality:
-        options = config.quality.model_dump()
-        # datatrove's name says the opposite of what it does
-        options["max_non_alpha_words_ratio"] = options.pop("min_alpha_words_ratio")
-        options |= {"exclusion_writer": writer("quality"), "language": WORDS}
-        filters.append(("quality", GopherQualityFilter(**options)))
-    if config.repetition:
-        options = config.repetition.model_dump()
-        for key in ("top_n_grams", "dup_n_grams"):
-            options[key] = tuple(sorted(options[key].items()))
-        options |= {"exclusion_writer": writer("repetition"), "language": WORDS}
-        filters.append(("repetition", GopherRepetitionFilter(**options)))
+    if isinstance(config, Filters):
+        given = [(name, getattr(config, name)) for name in ALIASES]
+        sample = config.dropped_sample
+    else:
+        entries = [entry for each in config for entry in each.items()]
+        given = [(name, arguments_model(name).model_validate(arguments)) for name, arguments in entries]
+        sample = Filters().dropped_sample
+    filters: dict[str, BaseFilter] = {}
+    for name, settings in given:
+        if settings is None:
+            continue
+        number = 1 + sum(key.partition("-")[0] == name for key in filters)
+        key = name if number == 1 else f"{name}-{number}"
+        writer = SampleWriter(dropped / key, sample) if dropped and sample else None
+        filters[key] = _make_filter(name, settings, writer)
     return filters
+
+
+def _make_filter(name: str, settings: Any, writer: JsonlWriter | None) -> BaseFilter:
+    match settings:
+        case LengthFilter():
+            return Length(settings, writer)
+        case LinesFilter():
+            return Lines(settings, writer)
+        case QualityFilter():
+            name, options = "GopherQualityFilter", settings.model_dump()
+            # datatrove's name says the opposite of what it does
+            options["max_non_alpha_words_ratio"] = options.pop("min_alpha_words_ratio")
+        case RepetitionFilter():
+            name, options = "GopherRepetitionFilter", settings.model_dump()
+            for key in ("top_n_grams", "dup_n_grams"):
+                options[key] = tuple(sorted(options[key].items()))
+        case _:
+            options = {key: getattr(settings, key) for key in settings.model_fields_set}
+    chosen = filter_classes()[name]
+    if "language" in inspect.signature(chosen).parameters:
+        options["language"] = options.get("language") or WORDS
+    return chosen(**options, exclusion_writer=writer)

@@ -7,7 +7,7 @@ All paths in it are relative to its own folder, so a corpus can be moved or moun
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,6 +15,7 @@ from tst_titan.errors import UserError
 
 FORMAT = 1
 Split = Literal["train", "heldout"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class _Part(BaseModel):

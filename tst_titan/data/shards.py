@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tst_titan.data.manifest import DataManifest, Shard, Split, load_manifest
+from tst_titan.data.manifest import SPLITS, DataManifest, Shard, Split, load_manifest
 from tst_titan.errors import UserError
 
 # Every open map holds a file descriptor, of which a process has 1,024 by default; a corpus may have thousands
@@ -196,8 +196,7 @@ def verify_shards(path: Path, hashes: bool = True) -> DataManifest:
         UserError: a file is missing, truncated or altered.
     """
     manifest = load_manifest(path)
-    splits: tuple[Split, ...] = ("train", "heldout")
-    for split in splits:
+    for split in SPLITS:
         for shard, file in zip(manifest.split(split).shards, shard_files(path, manifest, split), strict=True):
             file.check_size()
             read_index(file.path, shard)

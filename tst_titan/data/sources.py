@@ -11,11 +11,10 @@ from datatrove.io import DataFolder, get_datafolder
 from datatrove.pipeline.readers import JsonlReader, ParquetReader
 from datatrove.pipeline.readers.base import BaseReader
 
-from tst_titan.data.corpus import FileSource, InstalledPackages
+from tst_titan.config.corpus import FileSource, InstalledPackages
 from tst_titan.data.packages import check_installed, documents_of, package_files
 from tst_titan.errors import UserError
 
-DOCUMENT_FILE = "{rank:05d}.jsonl.zst"
 DEFAULT_GLOB = {"parquet": "**/*.parquet", "jsonl": "**/*.json*"}
 
 
@@ -48,48 +47,35 @@ class PackagesReader(BaseReader):
 
 
 class TextParquetReader(ParquetReader):
-    """Reads the text column alone: web corpora carry metadata many times as costly to decode as to skip."""
+    """Reads the text and what filters look at: web corpora carry columns many times as costly to decode as to skip."""
 
     def read_file(self, filepath: str) -> Iterator[Document]:
         with self.data_folder.open(filepath, "rb") as file, pq.ParquetFile(file) as parquet:
             row = 0
-            for batch in parquet.iter_batches(batch_size=self.batch_size, columns=[self.text_key]):
-                for text in batch.column(0).to_pylist():
-                    document = self.get_document_from_dict({self.text_key: text}, filepath, row)
+            for batch in parquet.iter_batches(
+                batch_size=self.batch_size, columns=[self.text_key, *self.kept]
+            ):
+                for fields in batch.to_pylist():
+                    document = self.get_document_from_dict(fields, filepath, row)
                     row += 1
                     if document:
                         yield document
 
 
-class TaskReader(JsonlReader):
-    """Reads back the file that the same task of an earlier stage wrote, if it had documents."""
-
-    def __init__(self, folder: str):
-        super().__init__(folder, compression="zstd")
-        self.add_file_path = False
-
-    def run(
-        self, data: Iterator[Document] | None = None, rank: int = 0, world_size: int = 1
-    ) -> Iterator[Document]:
-        path = DOCUMENT_FILE.format(rank=rank)
-        if self.data_folder.isfile(path):
-            yield from self.read_files_shard([path])
+def text_alone(reader: Any, data: dict[str, Any], path: str, id_in_file: int | str) -> dict[str, Any]:
+    """Adapter: text, what filters look at, and an id that does not depend on where the corpus lies."""
+    text, kept = data.get(reader.text_key), {key: data.get(key) for key in reader.kept}
+    return {"text": text if isinstance(text, str) else "", "id": f"{path}/{id_in_file}", "metadata": kept}
 
 
-def text_alone(reader: BaseReader, data: dict[str, Any], path: str, id_in_file: int | str) -> dict[str, Any]:
-    """Adapter: text and an id that does not depend on where the corpus lies; the rest stays behind."""
-    text = data.get(reader.text_key)
-    return {"text": text if isinstance(text, str) else "", "id": f"{path}/{id_in_file}", "metadata": {}}
-
-
-def make_reader(source: InstalledPackages | FileSource, name: str) -> BaseReader:
-    """The reader of one source; its documents carry `name` as metadata `source`.
+def make_reader(source: InstalledPackages | FileSource) -> BaseReader:
+    """The reader of one source; its documents carry its name as metadata `source`.
 
     Readers of several sources follow each other in a pipeline: each passes on what came before it.
     """
     options: dict[str, Any] = {
         "limit": source.limit_per_task or -1,
-        "default_metadata": {"source": name},
+        "default_metadata": {"source": source.label},
     }
     if isinstance(source, InstalledPackages):
         return PackagesReader(source, sorted(source.packages), **options)
@@ -100,27 +86,25 @@ def make_reader(source: InstalledPackages | FileSource, name: str) -> BaseReader
     }
     kind = TextParquetReader if source.kind == "parquet" else JsonlReader
     reader = kind(source.path, **options)
+    reader.kept = source.metadata
     reader.add_file_path = False  # it would make the documents depend on where the corpus lies
     return reader
 
 
-def check_source(
-    source: InstalledPackages | FileSource, name: str, tasks: int, versions: dict[str, str]
-) -> list[str]:
+def check_source(source: InstalledPackages | FileSource, tasks: int, versions: dict[str, str]) -> list[str]:
     """Look whether a source can be read; returns warnings.
 
     Args:
         source: the source, with its packages resolved.
-        name: how to call it.
         tasks: datatrove tasks that share its files.
         versions: pinned version of every package of the corpus.
 
     Raises:
-        UserError: nothing is there, or the text key is not in the data.
+        UserError: nothing is there, or a key is not in the data.
     """
     if isinstance(source, InstalledPackages):
         return check_installed({package: versions[package] for package in source.packages})
-    pattern = source.glob or DEFAULT_GLOB[source.kind]
+    name, pattern = source.label, source.glob or DEFAULT_GLOB[source.kind]
     try:
         folder = get_datafolder(source.path)
         files = folder.list_files(glob_pattern=pattern)
@@ -131,10 +115,12 @@ def check_source(
         raise
     except Exception as error:  # whatever a remote file system raises
         raise UserError(f"source {name}: path: cannot read {source.path}: {error}") from error
-    if keys is not None and source.text_key not in keys:
-        raise UserError(
-            f"source {name}: text_key: {source.text_key!r} is not in {files[0]}; there are: {', '.join(keys)}"
-        )
+    wanted = [("text_key", source.text_key), *(("metadata", key) for key in source.metadata)]
+    for setting, key in wanted:
+        if keys is not None and key not in keys:
+            raise UserError(
+                f"source {name}: {setting}: {key!r} is not in {files[0]}; there are: {', '.join(keys)}"
+            )
     if len(files) < tasks:
         return [f"source {name}: {len(files)} files for {tasks} tasks: some tasks have nothing to read"]
     return []

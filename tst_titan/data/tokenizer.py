@@ -1,27 +1,30 @@
-"""Tokenizers: trained on the corpus, taken from a file or the hub, or converted from a package that has one.
+"""Step `tokenizer`: trained on the corpus, taken from a file or the hub, or converted from a package that has one.
 
 Whatever the source, the result is one tokenizer.json of the `tokenizers` library.
 """
 
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from datatrove.data import Document
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
 
-from tst_titan.data.config import parse
-from tst_titan.data.corpus import FileTokenizer, HubTokenizer, PackagedTokenizer, TrainTokenizer
-from tst_titan.data.corpus import Tokenizer as TokenizerConfig
-from tst_titan.data.documents import text_fraction
+from tst_titan.config.corpus import (
+    FileTokenizer,
+    HubTokenizer,
+    Llama3Tokenizer,
+    Qwen3Tokenizer,
+    TrainTokenizer,
+)
+from tst_titan.data.documents import read_texts, text_fraction
+from tst_titan.data.pipelines import Part
+from tst_titan.data.settings import TokenizerSettings
 from tst_titan.data.shards import sha256_of
-from tst_titan.data.sources import TaskReader
-from tst_titan.data.work import Done, Workplace
+from tst_titan.data.step import Step, load_done
 from tst_titan.errors import UserError
 from tst_titan.files import write_atomically
 
@@ -30,65 +33,55 @@ TOKENIZER_FILE = "tokenizer.json"
 _LAST_QWEN3_TOKEN = "</think>"
 
 
-def make_tokenizer(folder: Path | str, workers: int) -> Done:
-    """Step `tokenizer`: <step folder>/tokenizer.json, checked for its EOS token.
+class MakeTokenizer(Step[TokenizerSettings]):
+    """<step folder>/tokenizer.json, checked for its EOS token."""
 
-    Args:
-        folder: the corpus folder.
-        workers: threads of the training.
+    kind = TokenizerSettings
 
-    Raises:
-        UserError: the tokenizer cannot be had, or the EOS token is not in it.
-    """
-    place = Workplace(folder, "tokenizer")
-    if done := place.finished():
-        return place.publish(done)
-    started = time.monotonic()
-    settings = dict(place.settings["tokenizer"])
-    eos_token = settings["eos_token"]
-    for computed in ("sha256", *(["eos_token"] if settings["kind"] in ("llama3", "qwen3") else [])):
-        settings.pop(computed, None)
-    config = parse(TokenizerConfig, settings)
-    warnings = []
-    if isinstance(config, TrainTokenizer):
-        os.environ.setdefault("RAYON_NUM_THREADS", str(workers))
-        assert place.previous is not None
-        total = sum(place.previous.counts["train"]["bytes"].values())
-        tasks = place.previous.settings["tasks"]
-        texts = training_texts(place.previous_folder() / "train", tasks, config.sample_bytes / total)
-        tokenizer = train_bpe(texts, config)
-        if tokenizer.get_vocab_size() < config.vocab_size:
+    def share(self, workers: int, part: Part) -> None:
+        """There is one tokenizer to make."""
+
+    def finish(self, workers: int) -> dict[str, Any]:
+        config = self.settings.tokenizer
+        if isinstance(config, TrainTokenizer):
+            os.environ.setdefault("RAYON_NUM_THREADS", str(workers))
+            total = sum(load_done(self.root, "split").counts["train"]["bytes"].values())
+            share = config.sample_bytes / total
+            texts = read_texts(self.folder_of("split") / "train")
+            tokenizer = train_bpe(
+                (t for t in texts if share >= 1 or text_fraction(t, "tokenizer") < share), config
+            )
             size = tokenizer.get_vocab_size()
-            warnings.append(f"tokenizer: the text gave {size} tokens, {config.vocab_size} were asked for")
-    else:
-        tokenizer = existing_tokenizer(config)
-    if tokenizer.token_to_id(eos_token) is None:
-        raise UserError(f"tokenizer.eos_token: {eos_token!r} is not in the vocabulary of {describe(config)}")
-    path = place.folder / TOKENIZER_FILE
-    write_atomically(path, tokenizer.to_str(pretty=True))
-    found = {
-        "sha256": sha256_of(path),
-        "source": describe(config),
-        "vocab_size": tokenizer.get_vocab_size(),
-        "eos_token": eos_token,
-        "eos_id": tokenizer.token_to_id(eos_token),
-    }
-    return place.finish(found, warnings, time.monotonic() - started)
+            if size < config.vocab_size:
+                self.warnings.append(
+                    f"tokenizer: the text gave {size} tokens, {config.vocab_size} were asked for"
+                )
+        else:
+            tokenizer = existing_tokenizer(config)
+        eos_id = tokenizer.token_to_id(config.eos_token)
+        if eos_id is None:
+            raise UserError(
+                f"tokenizer.eos_token: {config.eos_token!r} is not in the vocabulary of {describe(config)}"
+            )
+        path = self.folder / TOKENIZER_FILE
+        write_atomically(path, tokenizer.to_str(pretty=True))
+        return {
+            "sha256": sha256_of(path),
+            "source": describe(config),
+            "vocab_size": tokenizer.get_vocab_size(),
+            "eos_token": config.eos_token,
+            "eos_id": eos_id,
+        }
+
+    @staticmethod
+    def summary(counts: dict[str, Any]) -> str:
+        return f"{counts['source']}: {counts['vocab_size']:,} tokens"
 
 
 def describe(config: Any) -> str:
     """Kind and argument of a tokenizer config, for the manifest and messages."""
     argument = getattr(config, "path", None) or getattr(config, "name", None)
     return f"{config.kind} {argument}" if argument else config.kind
-
-
-def training_texts(folder: Path, tasks: int, share: float) -> Iterator[str]:
-    """Texts of the documents in `folder` whose hash falls below `share`, in order of tasks and documents."""
-    for rank in range(tasks):
-        document: Document
-        for document in TaskReader(str(folder)).run(rank=rank, world_size=tasks):
-            if share >= 1 or text_fraction(document.text, "tokenizer") < share:
-                yield document.text
 
 
 def train_bpe(texts: Iterator[str], config: TrainTokenizer) -> Tokenizer:
@@ -108,7 +101,7 @@ def train_bpe(texts: Iterator[str], config: TrainTokenizer) -> Tokenizer:
     return tokenizer
 
 
-def existing_tokenizer(config: FileTokenizer | HubTokenizer | PackagedTokenizer) -> Tokenizer:
+def existing_tokenizer(config: FileTokenizer | HubTokenizer | Llama3Tokenizer | Qwen3Tokenizer) -> Tokenizer:
     """Load or convert a tokenizer.
 
     Raises:

@@ -1,7 +1,6 @@
-"""From documents to token shards in datatrove's format, shuffled once, each document closed by EOS."""
+"""Step `tokens`: documents become shards in datatrove's format, shuffled once, each document closed by EOS."""
 
 import shutil
-import time
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,65 @@ from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.pipeline.tokens import DocumentTokenizer, DocumentTokenizerMerger
 from tokenizers import Tokenizer
 
-from tst_titan.data.config import parse
-from tst_titan.data.corpus import Tokens
-from tst_titan.data.documents import Tally, by_prefix, text_fraction
-from tst_titan.data.sources import TaskReader
-from tst_titan.data.stages import WHOLE, Part, Stage, counts, run_stage
+from tst_titan.config.corpus import Tokens
+from tst_titan.data.documents import Tally, TaskReader, by_prefix, text_fraction
+from tst_titan.data.manifest import SPLITS
+from tst_titan.data.pipelines import Part
+from tst_titan.data.settings import TokensSettings
+from tst_titan.data.step import Step, load_done
 from tst_titan.data.tokenizer import TOKENIZER_FILE
-from tst_titan.data.work import Done, Workplace, load_done
 
-SPLITS = ("train", "heldout")
+
+class MakeTokens(Step[TokensSettings]):
+    """Shards of both splits under <step folder>/{train,heldout}."""
+
+    kind = TokensSettings
+
+    def keep(self) -> dict[str, float]:
+        """Share of each source that the mixture keeps; none without weights."""
+        weights = self.settings.weights
+        return (
+            mixture_shares(weights, load_done(self.root, "split").counts["train"]["bytes"]) if weights else {}
+        )
+
+    def share(self, workers: int, part: Part) -> None:
+        tokens = self.settings.tokens
+        eos_token = load_done(self.root, "tokenizer").counts["eos_token"]
+        for split in SPLITS:
+            build = partial(
+                build_tokenize,
+                tokens,
+                self.keep(),
+                self.folder_of("split") / split,
+                self.folder_of("tokenizer") / TOKENIZER_FILE,
+                eos_token,
+                self.folder / (f"{split}_tasks" if tokens.shuffle == "global" else split),
+                shuffle=split == "train",
+            )
+            self.pipeline(f"tokenize-{split}", self.settings.tasks, build, workers, part)
+
+    def finish(self, workers: int) -> dict[str, Any]:
+        tokens, keep = self.settings.tokens, self.keep()
+        found: dict[str, Any] = {"mixture": keep}
+        for split in SPLITS:
+            if tokens.shuffle == "global":
+                tasks = self.folder / f"{split}_tasks"
+                self.pipeline(
+                    f"merge-{split}", 1, partial(build_merge, tokens, tasks, self.folder / split, split)
+                )
+                shutil.rmtree(tasks, ignore_errors=True)
+            totals = self.counted(f"tokenize-{split}", self.settings.tasks)
+            found[split] = {
+                "documents": by_prefix(totals[-2], "documents/"),
+                "bytes": by_prefix(totals[-2], "bytes/"),
+                "tokens": int(totals[-1]["tokens"]),
+                "thinned": by_prefix(totals[1], "dropped_") if keep else {},
+            }
+        return found
+
+    @staticmethod
+    def summary(counts: dict[str, Any]) -> str:
+        return ", ".join(f"{counts[split]['tokens']:,} tokens for {split}" for split in SPLITS)
 
 
 class PlainTextTokenizer(DocumentTokenizer):
@@ -75,7 +124,7 @@ def mixture_shares(weights: dict[str, float], text_bytes: dict[str, int]) -> dic
 
 
 def build_tokenize(
-    settings: dict[str, Any],
+    tokens: Tokens,
     keep: dict[str, float],
     documents: Path,
     tokenizer: Path,
@@ -86,7 +135,7 @@ def build_tokenize(
     """Read the documents of a split, thin out, count, tokenize, shuffle within the task.
 
     Args:
-        settings: the step's settings.
+        tokens: shards and their order.
         keep: share of each source, none for everything.
         documents: folder of the split's documents.
         tokenizer: tokenizer.json.
@@ -94,10 +143,8 @@ def build_tokenize(
         output: folder of the shards.
         shuffle: whether to shuffle the task's documents.
     """
-    tokens = parse(Tokens, settings["tokens"])
-    whole = tokens.shuffle == "global"
     return [
-        TaskReader(str(documents)),
+        TaskReader(documents),
         *([Mixture(keep, tokens.seed)] if keep else []),
         Tally(),
         PlainTextTokenizer(
@@ -107,7 +154,7 @@ def build_tokenize(
             shuffle_documents=shuffle,
             seed=tokens.seed,
             batch_size=tokens.batch_documents,
-            max_tokens_per_file=None if whole else tokens.tokens_per_shard,
+            max_tokens_per_file=None if tokens.shuffle == "global" else tokens.tokens_per_shard,
         ),
     ]
 
@@ -125,52 +172,3 @@ def build_merge(tokens: Tokens, source: Path, output: Path, split: str) -> list[
             progress=False,
         )
     ]
-
-
-def make_tokens(folder: Path | str, workers: int, part: Part = WHOLE) -> Done | None:
-    """Step `tokens`: shards of both splits under <step folder>/{train,heldout}.
-
-    Args:
-        folder: the corpus folder.
-        workers: tasks at the same time.
-        part: one job's part of the tasks leaves the step unfinished; the whole finishes it.
-    """
-    place = Workplace(folder, "tokens")
-    if done := place.finished():
-        return place.publish(done)
-    started = time.monotonic()
-    split = load_done(place.root, "split")
-    tokens = parse(Tokens, place.settings["tokens"])
-    weights = place.settings["weights"]
-    keep = mixture_shares(weights, split.counts["train"]["bytes"]) if weights else {}
-    found: dict[str, Any] = {"mixture": keep}
-    assert place.previous is not None
-    eos_token = place.previous.counts["eos_token"]
-    for name in SPLITS:
-        build = partial(
-            build_tokenize,
-            place.settings,
-            keep,
-            place.root / split.folder / name,
-            place.previous_folder() / TOKENIZER_FILE,
-            eos_token,
-            place.folder / (f"{name}_tasks" if tokens.shuffle == "global" else name),
-            shuffle=name == "train",
-        )
-        run_stage(Stage(f"tokenize-{name}", place.settings["tasks"], build), place.logs, workers, part)
-    if part.index is not None:
-        return None
-    for name in SPLITS:
-        if tokens.shuffle == "global":
-            tasks = place.folder / f"{name}_tasks"
-            merge = partial(build_merge, tokens, tasks, place.folder / name, name)
-            run_stage(Stage(f"merge-{name}", 1, merge), place.logs, 1)
-            shutil.rmtree(tasks, ignore_errors=True)
-        totals = counts(place.logs / f"tokenize-{name}", place.settings["tasks"])
-        found[name] = {
-            "documents": by_prefix(totals[-2], "documents/"),
-            "bytes": by_prefix(totals[-2], "bytes/"),
-            "tokens": int(totals[-1]["tokens"]),
-            "thinned": by_prefix(totals[1], "dropped_") if keep else {},
-        }
-    return place.finish(found, [], time.monotonic() - started)

@@ -24,8 +24,8 @@ from tst_titan.compare.documents import mean_over_documents
 from tst_titan.data.manifest import DataManifest, load_manifest
 from tst_titan.data.shards import TokenStream, read_index, shard_files
 from tst_titan.errors import EXIT_USER_ERROR, UserError
-from tst_titan.exported import load_exported
 from tst_titan.files import write_if_changed
+from tst_titan.models.exported import load_exported
 
 # Logits are the largest tensor by far: as many as stay in a CPU's cache, or as fill a few GiB of an accelerator.
 LOGITS_PER_BATCH = {"cpu": 1 << 21, "cuda": 1 << 29}

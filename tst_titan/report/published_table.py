@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +16,9 @@ from tst_titan import paper
 from tst_titan.compare.evaluations import NOT_SCORED
 from tst_titan.compare.kinds.grid import BAG_LOSS, grids_of
 from tst_titan.compare.numbers import Number, missing
-from tst_titan.compare.results import Results, read_results
+from tst_titan.compare.results import Results
 from tst_titan.compare.spec import TableReference
-from tst_titan.errors import EXIT_USER_ERROR, UserError
-from tst_titan.files import write_atomically
+from tst_titan.errors import UserError
 from tst_titan.report.text import GAP, cell_note, metric_name, number_text, value_text
 
 _HERE = Path(__file__).parent
@@ -171,30 +168,3 @@ def _shown(cell: Entry | None) -> dict[str, str]:
         text += " (bag)"
     published = value_text(cell.published, cell.unit) if cell.published is not None else ""
     return {"text": text, "paper": published, "note": NOT_RUN if cell.ours is None else cell_note(cell.ours)}
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser(
-        description="Write one of the paper's tables with our numbers beside its own."
-    )
-    parser.add_argument(
-        "comparison", type=Path, help="comparison.json of the experiment that it is read from"
-    )
-    parser.add_argument("table", help="its name, e.g. table_4")
-    parser.add_argument("--csv", type=Path, required=True)
-    parser.add_argument("--html", type=Path, required=True)
-    arguments = parser.parse_args(argv)
-    try:
-        experiment = read_results(arguments.comparison)
-        cells = entries(experiment, arguments.table)
-        write_atomically(arguments.csv, as_csv(cells))
-        write_atomically(arguments.html, as_html(experiment, arguments.table, cells))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tst_titan import text
 from tst_titan.compare.metrics import metric_of
 from tst_titan.compare.numbers import Number
+from tst_titan.compare.results import Sentence
 from tst_titan.text import GAP as GAP
-from tst_titan.text import amount as scaled  # noqa: F401 (read from here by draw_corpus)
 from tst_titan.text import value_text as value_text
 
 AXES = {
@@ -38,6 +40,11 @@ def interval_text(number: Number) -> str:
 def signed_text(number: Number | None) -> str:
     """A difference with its sign."""
     return GAP if number is None else text.signed_text(number.value, number.unit)
+
+
+def answer(verdict: Iterable[Sentence]) -> str:
+    """The first result of a verdict; empty where there is none."""
+    return next((sentence.text for sentence in verdict if sentence.kind == "result"), "")
 
 
 def cell_note(number: Number) -> str:

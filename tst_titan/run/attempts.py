@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tst_titan.config.schema import RuntimeConfig
 from tst_titan.errors import EXIT_INTERRUPTED, UserError
 from tst_titan.files import write_atomically
+from tst_titan.run.lock import writer_of
 from tst_titan.tree.folder import StageFolder, complete_checkpoints
 
 MAX_FAILURES_AT_ONE_STEP = 2
@@ -68,6 +70,12 @@ class Attempts:
                 f"and a step. {mended}"
             )
         return None
+
+    def next_job(self) -> RuntimeConfig:
+        """What a cluster is asked for: the stage's own, or a core and minutes to say that it may not be tried again."""
+        if writer_of(self.folder) is None and self.exhausted():
+            return RuntimeConfig(memory_mb=2000, wall_minutes=5, stop_seconds=0)
+        return self.folder.runtime
 
     def begin(self, forced: bool) -> dict[str, Any]:
         """Count a new attempt and return what is known of it.

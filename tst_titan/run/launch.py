@@ -217,8 +217,8 @@ def _check_scratch() -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(
-            f"scratch (TMPDIR) {scratch} on {socket.gethostname()}: {error.strerror}; it must be a writable folder: "
-            "key scratch in configs/site.yaml"
+            f"TMPDIR {scratch} on {socket.gethostname()}: {error.strerror}; it must be a writable folder: "
+            "the resource tmpdir, docs/slurm.md"
         ) from None
 
 

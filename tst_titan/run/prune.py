@@ -21,8 +21,8 @@ from tst_titan.config.experiment import KeepCheckpoints, ProjectConfig
 from tst_titan.config.load import parse, read_yaml
 from tst_titan.errors import UserError
 from tst_titan.files import write_atomically
-from tst_titan.plan import in_bytes
 from tst_titan.run.lock import writer_of
+from tst_titan.text import in_bytes
 from tst_titan.tree.folder import StageFolder
 from tst_titan.tree.resolve import Stage
 

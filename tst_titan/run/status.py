@@ -19,6 +19,7 @@ from tst_titan.errors import EXIT_INTERRUPTED, UserError
 from tst_titan.run.attempts import Attempts
 from tst_titan.run.lock import writer_of
 from tst_titan.run.processes import die_with_parent
+from tst_titan.text import clock, text_table
 from tst_titan.tree.folder import StageFolder
 
 SECONDS_TO_START = 180
@@ -83,7 +84,7 @@ class StageStatus:
             f"{line['loss']:.4f}" if line else "",
             f"{speed:,.0f}" if speed is not None else "",
             f"{mfu:.1%}" if mfu is not None else "",
-            "" if self.seconds_left is None else duration(self.seconds_left),
+            "" if self.seconds_left is None else clock(self.seconds_left),
             str(self.attempt or ""),
             self.job,
             f"{self.device_hours:.2f}" if line else "",
@@ -147,22 +148,13 @@ def stage_folders(results: Path) -> Iterator[StageFolder]:
 
 def table(statuses: list[StageStatus]) -> str:
     """Aligned columns and a sum below."""
-    rows = [list(COLUMNS), *(status.cells() for status in statuses)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    lines = []
-    for row in rows:
-        # Words to the left, numbers to the right.
-        cells = [
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
     counts: dict[str, int] = {}
     for status in statuses:
         counts[status.state] = counts.get(status.state, 0) + 1
     hours = sum(status.device_hours for status in statuses)
     summary = ", ".join(f"{count} {state}" for state, count in counts.items())
-    return "\n".join([*lines, f"{len(statuses)} stages: {summary}; {hours:.2f} device-hours"])
+    rows = text_table(COLUMNS, (status.cells() for status in statuses), words=2)
+    return "\n".join([rows, f"{len(statuses)} stages: {summary}; {hours:.2f} device-hours"])
 
 
 def last_line(path: Path) -> dict[str, Any] | None:
@@ -181,15 +173,6 @@ def last_line(path: Path) -> dict[str, Any] | None:
                 block *= 4
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-
-
-def duration(seconds: float) -> str:
-    """``2 d 03:04``, ``3:04:05`` or ``4:05``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 24:
-        return f"{hours // 24} d {hours % 24:02d}:{minutes:02d}"
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _state(folder: StageFolder, attempts: Attempts, noted: dict[str, Any]) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 Sides = Literal["full", "input_only", "output_only"]
 SIDES: tuple[str, ...] = get_args(Sides)

@@ -10,12 +10,9 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch.nn import functional
 
+from .losses import Loss
 from .shard import VocabShard
-
-# The losses whose dense part is a log-sum-exp; of the others it is a mean over the vocabulary.
-_SOFTMAX_LOSSES = ("mce", "mce_alt")
 
 # Elements of the float32 copy of one block of rows: on the CPU a core's cache holds it, elsewhere it is
 # small beside the logits and large enough to keep the device busy.
@@ -38,14 +35,17 @@ class Targets(NamedTuple):
     """Derivative of the loss by ``at_labels``, beside the dense part."""
 
 
-def builds_gradient_early(name: str, logits: torch.Tensor) -> bool:
+def builds_gradient_early(loss: Loss, logits: torch.Tensor) -> bool:
     """Whether forward should already build the gradient: one exponential a logit instead of two.
 
     Not where a low-precision gradient would be rounded twice, and not on accelerators, where memory traffic
     decides and the scaling by the upstream gradient would cost one more pass.
     """
-    softmax = name in _SOFTMAX_LOSSES
-    return softmax and logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.float64)
+    return (
+        loss.elementwise is None
+        and logits.device.type == "cpu"
+        and logits.dtype in (torch.float32, torch.float64)
+    )
 
 
 def softmax_in_forward(logits: torch.Tensor, overwrite: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,11 +62,11 @@ def softmax_in_forward(logits: torch.Tensor, overwrite: bool) -> tuple[torch.Ten
 
 
 def forward(
-    name: str, logits: torch.Tensor, at_labels: torch.Tensor, shard: VocabShard | None
+    loss: Loss, logits: torch.Tensor, at_labels: torch.Tensor, shard: VocabShard | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Dense part (N,) of the loss and the labels' logits (N, s), both over the whole vocabulary."""
     logits = logits.detach()
-    if name in _SOFTMAX_LOSSES:
+    if loss.elementwise is None:
         kernels = _kernels(logits)
         statistics = _softmax_statistics if kernels is None else kernels.softmax_statistics
         row_max, row_sum = statistics(logits)
@@ -80,8 +80,7 @@ def forward(
     vocab_size = logits.shape[1] if shard is None else shard.vocab_size
     for block in _blocks(logits):
         z = logits[block].to(total.dtype)
-        every = functional.softplus(z, threshold=40) if name == "bce" else (z + 1).clamp_min_(0)
-        torch.sum(every, 1, out=total[block])
+        torch.sum(loss.elementwise.value(z), 1, out=total[block])
     total /= vocab_size
     if shard is None:
         return total, at_labels
@@ -90,7 +89,7 @@ def forward(
 
 
 def gradient(
-    name: str,
+    loss: Loss,
     logits: torch.Tensor,
     total: torch.Tensor,
     mass: torch.Tensor,
@@ -104,19 +103,17 @@ def gradient(
     multiplied by the upstream gradient.
     """
     logits = logits.detach()
-    kernels = _kernels(logits) if name in _SOFTMAX_LOSSES else None
+    kernels = _kernels(logits) if loss.elementwise is None else None
     if kernels is not None:
         kernels.softmax_gradient(logits, total, mass, targets, out)
         return
     slope = targets.slope * targets.held
     for block in _blocks(logits):
         z = logits[block].to(total.dtype)
-        if name == "bce":
-            every = torch.sigmoid(z).mul_(mass[block, None] / vocab_size)
-        elif name == "hinge":
-            every = (z > -1).to(total.dtype).mul_(mass[block, None] / vocab_size)
-        else:
+        if loss.elementwise is None:
             every = (z - total[block, None]).exp_().mul_(mass[block, None])
+        else:
+            every = loss.elementwise.slope(z).mul_(mass[block, None] / vocab_size)
         out[block] = every.scatter_add_(1, targets.columns[block], slope[block])
 
 

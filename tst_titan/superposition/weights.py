@@ -3,70 +3,55 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 WeightKind = Literal["uniform", "power", "exponential", "first", "mutual_information"]
 WEIGHT_KINDS: tuple[str, ...] = get_args(WeightKind)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MutualInformationLaw:
-    """The fitted law ``c0 + a * d**k`` of the mutual information of two tokens d tokens apart.
-
-    The defaults are the published fit (arXiv 2605.06546, figure 10).
-    """
-
-    c0: float = 3.63
-    a: float = 1.35
-    k: float = -1.25
-
-    def __call__(self, distance: float) -> float:
-        return self.c0 + self.a * distance**self.k
+Law = Callable[[float], float]
 
 
 def target_weights(
     kind: str | Sequence[float],
     bag_size: int,
     *,
-    law: MutualInformationLaw | None = None,
+    law: Law | None = None,
     device: torch.device | str | None = None,
 ) -> torch.Tensor:
     """Weights g_1..g_s of the target bag's tokens, float32 of shape (bag_size,), summing to 1.
 
-    ``kind`` is ``uniform``, ``power`` (1/i), ``exponential`` (e^-i), ``first`` (the bag's first token
-    alone), ``mutual_information`` (``law`` at distance i) or the weights themselves: a sequence of
-    ``bag_size`` numbers, none negative and not all zero. Computed in float64 and rounded once. Raises
-    ValueError naming the key, what was found and what is valid; ``law`` with any other kind is an error
-    because it would have no effect.
+    Arguments and errors are those of ``relative_weights``. Computed in float64 and rounded once.
     """
-    if bag_size < 1:
-        raise ValueError(f"bag_size: {bag_size} is not valid; it must be a whole number of at least 1")
-    if law is not None and kind != "mutual_information":
-        raise ValueError(
-            f"law: {law} has no effect with target weights {kind!r}; it needs mutual_information"
-        )
-    if isinstance(kind, str):
-        raw = _named_weights(kind, bag_size, law or MutualInformationLaw())
-    else:
-        raw = [float(value) for value in kind]
-        if len(raw) != bag_size:
-            raise ValueError(
-                f"target_weights: {len(raw)} numbers are not valid with bag_size {bag_size}; "
-                f"there must be {bag_size}"
-            )
-    if not all(math.isfinite(value) and value >= 0.0 for value in raw) or not any(raw):
-        raise ValueError(
-            f"target_weights: {raw} is not valid; the weights must be finite, none negative and not all zero"
-        )
-    weights = torch.tensor(raw, dtype=torch.float64)
+    import torch
+
+    weights = torch.tensor(relative_weights(kind, bag_size, law), dtype=torch.float64)
     return (weights / weights.sum()).to(torch.float32).to(device=device)
 
 
-def _named_weights(kind: str, bag_size: int, law: MutualInformationLaw) -> list[float]:
+def relative_weights(kind: str | Sequence[float], bag_size: int, law: Law | None = None) -> list[float]:
+    """The weights of the target bag's tokens before they are scaled to sum to 1.
+
+    ``kind`` is ``uniform``, ``power`` (1/i), ``exponential`` (e^-i), ``first`` (the bag's first token
+    alone), ``mutual_information`` (of two tokens at distance i, which ``law`` gives in nats) or the weights
+    themselves: a sequence of ``bag_size`` numbers, none negative and not all zero. Raises ValueError naming
+    what was found and what is valid.
+    """
+    if bag_size < 1:
+        raise ValueError(f"bag_size: {bag_size} is not valid; it must be a whole number of at least 1")
+    raw = _named_weights(kind, bag_size, law) if isinstance(kind, str) else [float(value) for value in kind]
+    if len(raw) != bag_size:
+        raise ValueError(f"weights has {len(raw)} numbers; a bag of {bag_size} needs {bag_size}")
+    if not all(math.isfinite(value) and value >= 0.0 for value in raw) or not any(raw):
+        raise ValueError(
+            f"weights: {tuple(raw)} is not valid; they must be finite, none negative and not all zero"
+        )
+    return raw
+
+
+def _named_weights(kind: str, bag_size: int, law: Law | None) -> list[float]:
     places = range(1, bag_size + 1)
     if kind == "uniform":
         return [1.0 for _ in places]
@@ -78,8 +63,10 @@ def _named_weights(kind: str, bag_size: int, law: MutualInformationLaw) -> list[
     if kind == "first":
         return [1.0 if i == 1 else 0.0 for i in places]
     if kind == "mutual_information":
+        if law is None:
+            raise ValueError("weights: 'mutual_information' needs a law of the distance")
         return [law(i) for i in places]
     raise ValueError(
-        f"target_weights: {kind!r} is not valid; it must be one of {', '.join(WEIGHT_KINDS)} "
+        f"weights: {kind!r} is not valid; it must be one of {', '.join(WEIGHT_KINDS)} "
         f"or a list of {bag_size} numbers"
     )

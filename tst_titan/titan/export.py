@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from tst_titan.config.schema import ModelConfig
 from tst_titan.data.manifest import DataManifest, load_manifest
 from tst_titan.data.shards import TokenStream, sha256_of
 from tst_titan.errors import EXIT_USER_ERROR, UserError
-from tst_titan.exported import EXPERT_BIAS_FILE, EXPERT_BIAS_KEY
 from tst_titan.files import write_if_changed
+from tst_titan.models.exported import EXPERT_BIAS_FILE
+from tst_titan.models.family import ModelConfig
 from tst_titan.titan import cpu
-from tst_titan.titan.probe import Probe, expert_biases
+from tst_titan.titan.same_logits import Probe, expert_biases
 from tst_titan.tree.folder import StageFolder
 
 MAX_SHARD_BYTES = 5 * 10**9  # the size that transformers writes too
@@ -35,7 +35,7 @@ def export_stage(folder: StageFolder, out: Path) -> dict[str, Any]:
     Args:
         folder: a finished stage.
         out: folder to create; ``AutoModelForCausalLM.from_pretrained(out)`` loads it, and
-            `tst_titan.exported.load_exported` loads it with the expert biases of a mixture of experts.
+            `tst_titan.models.exported.load_exported` loads it with the expert biases of a mixture of experts.
 
     Returns:
         The content of export.json.
@@ -52,10 +52,12 @@ def export_stage(folder: StageFolder, out: Path) -> dict[str, Any]:
     (out / "export.json").unlink(missing_ok=True)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     _write_weights(model, folder.stage.model, out)
-    _write_expert_bias(model, out)
+    _write_expert_bias(model, folder.stage.model, out)
     _write_configs(folder.stage.model, data, folder.stage.precision, out)
     _write_tokenizer(folder.data_manifest.parent / data.tokenizer.path, data, folder.stage.model, out)
-    probe = Probe.of(model, _held_out(folder, data))
+    probe = Probe.of(
+        model, _held_out(folder, data), bias_apart=folder.stage.model.router_without_bias is not None
+    )
     del model
     report = {
         "manifest": str(folder.manifest_path),
@@ -95,43 +97,6 @@ def load_trained(folder: StageFolder, manifest: dict[str, Any]) -> torch.nn.Modu
     return model.eval()
 
 
-def hf_config(model: ModelConfig, data: DataManifest | None = None, precision: str = "float32") -> Any:
-    """transformers' config of the same architecture."""
-    from transformers import LlamaConfig, Qwen3Config, Qwen3MoeConfig
-
-    shared: dict[str, Any] = {
-        "vocab_size": model.vocab_size,
-        "hidden_size": model.dim,
-        "num_hidden_layers": model.n_layers,
-        "num_attention_heads": model.n_heads,
-        "num_key_value_heads": model.n_kv_heads,
-        "head_dim": model.resolved_head_dim,
-        "max_position_embeddings": model.max_sequence_length,
-        "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
-        "rms_norm_eps": model.norm_eps,
-        "tie_word_embeddings": False,
-        "dtype": "float32",
-        "bos_token_id": None,
-        "eos_token_id": data.tokenizer.eos_id if data else None,
-        "training_precision": precision,
-    }
-    if model.family == "llama3":
-        return LlamaConfig(intermediate_size=model.ffn_dim or 0, architectures=["LlamaForCausalLM"], **shared)
-    if model.moe is None:
-        return Qwen3Config(intermediate_size=model.ffn_dim or 0, architectures=["Qwen3ForCausalLM"], **shared)
-    return Qwen3MoeConfig(
-        architectures=["Qwen3MoeForCausalLM"],
-        num_experts=model.moe.n_experts,
-        num_experts_per_tok=model.moe.top_k,
-        moe_intermediate_size=model.moe.expert_ffn_dim,
-        intermediate_size=model.moe.expert_ffn_dim,
-        norm_topk_prob=True,
-        decoder_sparse_step=1,
-        mlp_only_layers=[],
-        **shared,
-    )
-
-
 def _write_weights(
     model: torch.nn.Module, shape: ModelConfig, out: Path, max_shard_size: int = MAX_SHARD_BYTES
 ) -> None:
@@ -159,23 +124,27 @@ def _write_weights(
         write_if_changed(out / "model.safetensors.index.json", json.dumps(index, indent=2) + "\n")
 
 
-def _write_expert_bias(model: torch.nn.Module, out: Path) -> None:
-    """The biases that choose experts, which the Hugging Face architecture has no place for."""
+def _write_expert_bias(model: torch.nn.Module, shape: ModelConfig, out: Path) -> None:
+    """The biases that choose experts, where the Hugging Face architecture has no place for them."""
     from safetensors.torch import save_file
 
     (out / EXPERT_BIAS_FILE).unlink(missing_ok=True)
-    biases = {
-        EXPERT_BIAS_KEY.format(name.split(".")[1]): bias.clone()
-        for name, bias in expert_biases(model).items()
-    }
-    if biases:
-        save_file(biases, out / EXPERT_BIAS_FILE)
+    biases, router = expert_biases(model), shape.router_without_bias
+    if biases and router is not None:
+        named = {name.split(".")[1]: bias.clone() for name, bias in biases.items()}
+        keyed = {f"{router.module.format(layer)}.expert_bias": bias for layer, bias in named.items()}
+        save_file(keyed, out / EXPERT_BIAS_FILE)
 
 
 def _write_configs(model: ModelConfig, data: DataManifest, precision: str, out: Path) -> None:
     from transformers import GenerationConfig
 
-    config = hf_config(model, data, precision)
+    config = model.hugging_face(
+        dtype="float32",
+        bos_token_id=None,
+        eos_token_id=data.tokenizer.eos_id,
+        training_precision=precision,
+    )
     config.save_pretrained(out)
     GenerationConfig(eos_token_id=config.eos_token_id, pad_token_id=config.eos_token_id).save_pretrained(out)
 

@@ -1,4 +1,4 @@
-"""Initial weights that do not depend on how they are sharded.
+"""Initial weights that do not depend on how they are sharded, and parts that get new ones at the switch.
 
 A random draw into a sharded tensor takes as many numbers as the shard has elements, so another number of ranks would
 mean another model. Here every rank draws the whole tensor, as a single process would, and keeps its part.
@@ -6,13 +6,17 @@ mean another model. Here every rank draws the whole tensor, as a single process 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch import nn
 from torch.distributed.tensor import DTensor, Replicate
+from torchtitan.components.optimizer import OptimizersContainer
 from torchtitan.protocols.module import Module
 
+MODULE_OF_PART = {"embedding": "tok_embeddings", "lm_head": "lm_head"}
 Initializer = Callable[[torch.Tensor], Any]
 
 
@@ -40,3 +44,25 @@ def whole(init: Initializer) -> Initializer:
 
     draw.draws_whole = True  # type: ignore[attr-defined]
     return draw
+
+
+@torch.no_grad()
+def reinitialize_parts(
+    parts: Iterable[str], model: nn.Module, optimizers: OptimizersContainer, seed: int
+) -> None:
+    """Draw new weights for the parts and clear their optimizer moments, as the paper's table 2; all else stays.
+
+    Args:
+        parts: ``embedding``, ``lm_head``.
+        model: the decoder, sharded or not.
+        optimizers: their states of the parts are dropped and start from zero.
+        seed: of the draw; another stream than the run's first initialisation.
+    """
+    torch.manual_seed(seed + 1)
+    for part in parts:
+        module = model.get_submodule(MODULE_OF_PART[part])
+        module.init_states()  # type: ignore[operator]
+        for parameter, optimizer in itertools.product(module.parameters(), optimizers.optimizers):
+            for value in optimizer.state.get(parameter, {}).values():
+                if isinstance(value, torch.Tensor):
+                    value.zero_()

@@ -22,19 +22,15 @@ from torchtitan.tools.utils import get_peak_flops
 
 from tst_titan.config.parallel import data_parallel_ranks
 from tst_titan.config.schema import RuntimeConfig, StageConfig
-from tst_titan.models.counts import flops_per_latent
-from tst_titan.superposition import MutualInformationLaw, expected_initial_loss, target_weights
+from tst_titan.superposition import LOSSES, target_weights
 from tst_titan.titan import cpu
 from tst_titan.titan.checkpoints import StageCheckpoints
-from tst_titan.titan.embedding import superpose_input
-from tst_titan.titan.expert_load import ExpertLoad
 from tst_titan.titan.initialization import draw_whole_tensors
-from tst_titan.titan.loader import LaneLoader, Window
-from tst_titan.titan.loss import BagLoss
-from tst_titan.titan.metrics import StageMetrics
+from tst_titan.titan.loader import LaneLoader, NoTokenizer
+from tst_titan.titan.metrics import ExpertLoad, StageMetrics
 from tst_titan.titan.models import build_model_spec
 from tst_titan.titan.schedule import scheduler_config
-from tst_titan.titan.tokenizer import NoTokenizer
+from tst_titan.titan.superposition import BagLoss, superpose_input
 from tst_titan.titan.trainer import StageTrainer
 from tst_titan.tree.folder import StageFolder
 
@@ -67,12 +63,11 @@ class Job:
     @property
     def flops_per_latent(self) -> float:
         """Forward and backward, at the stage's latent sequence length."""
-        return flops_per_latent(self.stage.model, self.stage.latents_per_sequence)
+        return self.stage.model.flops_per_latent(self.stage.latents_per_sequence)
 
     def trainer_config(self) -> StageTrainer.Config:
         """The torchtitan config of the stage."""
         stage, runtime = self.stage, self.runtime
-        window = Window.of(stage)
         on_cpu = not cpu.has_accelerator()
         return StageTrainer.Config(
             model_spec=self._model_spec(on_cpu),
@@ -85,9 +80,9 @@ class Job:
             metrics=self._metrics(),
             checkpoint=self._checkpoint(),
             training=TrainingConfig(
-                local_batch_size=self._micro_batch() * window.pieces,
-                global_batch_size=stage.data.batch_sequences * window.pieces,
-                seq_len=window.latents,
+                local_batch_size=self._micro_batch() * stage.sequences_per_lane,
+                global_batch_size=stage.data.batch_sequences * stage.sequences_per_lane,
+                seq_len=stage.latents_per_sequence,
                 max_norm=stage.optimizer.max_gradient_norm,
                 steps=stage.end_step,
                 dtype="float32",
@@ -135,11 +130,8 @@ class Job:
         sup = self.stage.superposition
         inner: BaseLoss.Config = CrossEntropyLoss.Config()
         if sup is not None and sup.sides != "input_only":
-            weights = None
-            if sup.loss == "mce":
-                law = MutualInformationLaw(**sup.mutual_information.model_dump())
-                only_law = law if sup.weights == "mutual_information" else None
-                weights = tuple(target_weights(sup.weights, sup.bag_size, law=only_law).tolist())
+            raw = sup.relative_weights
+            weights = None if raw is None else tuple(target_weights(raw, sup.bag_size).tolist())
             inner = BagLoss.Config(
                 bag_size=sup.bag_size,
                 vocab_size=self.stage.model.vocab_size,
@@ -189,9 +181,8 @@ class Job:
         sup = self.stage.superposition
         if sup is None or sup.sides == "input_only":
             return math.log(self.stage.model.vocab_size)
-        if sup.loss in ("hinge", "bce"):
-            return None
-        return expected_initial_loss(sup.loss, self.stage.model.vocab_size, sup.bag_size)
+        loss = LOSSES[sup.loss]
+        return loss.initial(self.stage.model.vocab_size, sup.bag_size) if loss.is_cross_entropy else None
 
     def _peak_flops(self) -> float | None:
         if self.runtime.peak_tflops is not None:

@@ -9,74 +9,33 @@ from typing import Any
 
 import torch
 from torchtitan.components.dataloader import BaseDataLoader
+from torchtitan.components.tokenizer import BaseTokenizer
 
 from tst_titan.config.schema import DataConfig, StageConfig
 from tst_titan.data.lanes import Lanes
 from tst_titan.data.shards import TokenStream
-from tst_titan.superposition import bag_labels, tokens_advanced, tokens_per_window
+from tst_titan.superposition import bag_labels
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Window:
-    """How one lane's tokens become sequences of latents with labels.
+def cut(stage: StageConfig, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and labels of the tokens that a stage reads from its lanes at one step.
 
-    Attributes:
-        bag_size: s.
-        sides: full, input_only, output_only, or None for plain next-token training.
-        pieces: sequences cut from the lane's window: s with feeding more_sequences, else 1.
-        latents: length of each sequence in latents.
+    Args:
+        stage: says how long sequences are and what their bags are.
+        tokens: int64, shape (lanes, stage.lane_advance + stage.lane_lookahead).
+
+    Returns:
+        For plain tokens inputs and labels (B, L); with bags inputs (B, L, s) or (B, L) and labels (B, L, s) or (B, L),
+        where B = lanes * stage.sequences_per_lane. labels[b, j] is the bag that follows input j.
     """
-
-    bag_size: int
-    sides: str | None
-    pieces: int
-    latents: int
-
-    @classmethod
-    def of(cls, stage: StageConfig) -> Window:
-        """The window of a stage."""
-        sup = stage.superposition
-        return cls(
-            bag_size=stage.bag_size,
-            sides=None if sup is None else sup.sides,
-            pieces=stage.sequences_per_lane,
-            latents=stage.latents_per_sequence,
-        )
-
-    @property
-    def advance(self) -> int:
-        """Tokens by which a lane moves on at each step."""
-        return self.pieces * tokens_advanced(self.latents, self.bag_size, self.sides or "full")
-
-    @property
-    def lookahead(self) -> int:
-        """Tokens beyond the advance that the last targets need."""
-        shape = (self.latents, self.bag_size, self.sides or "full")
-        return tokens_per_window(*shape) - tokens_advanced(*shape)
-
-    @property
-    def length(self) -> int:
-        """Tokens read from a lane at each step."""
-        return self.advance + self.lookahead
-
-    def cut(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and labels of windows.
-
-        Args:
-            tokens: int64, shape (lanes, length).
-
-        Returns:
-            For plain tokens inputs and labels (B, L); with bags inputs (B, L, s) or (B, L) and labels
-            (B, L, s) or (B, L), where B = lanes * pieces. labels[b, j] is the bag that follows input j.
-        """
-        step = self.advance // self.pieces
-        pieces = tokens.unfold(1, step + self.lookahead, step).flatten(0, 1)
-        if self.sides is None:
-            return pieces[:, :-1].contiguous(), pieces[:, 1:].contiguous()
-        inputs, labels = bag_labels(pieces, self.bag_size, self.sides)
-        return inputs.contiguous(), labels.contiguous()
+    step = stage.lane_advance // stage.sequences_per_lane
+    sequences = tokens.unfold(1, step + stage.lane_lookahead, step).flatten(0, 1)
+    if stage.superposition is None:
+        return sequences[:, :-1].contiguous(), sequences[:, 1:].contiguous()
+    inputs, labels = bag_labels(sequences, stage.bag_size, stage.superposition.sides)
+    return inputs.contiguous(), labels.contiguous()
 
 
 class LaneLoader(BaseDataLoader):
@@ -102,12 +61,12 @@ class LaneLoader(BaseDataLoader):
         local_batch_size: int,
         **_: Any,
     ):
-        stage: StageConfig = config.stage
-        self.window = Window.of(stage)
+        self.stage: StageConfig = config.stage
+        stage = self.stage
         self.lanes = open_lanes(Path(config.manifest), stage.data)
         lanes_per_rank = stage.data.batch_sequences // dp_world_size
         first = dp_rank * lanes_per_rank
-        per_micro_batch = local_batch_size // self.window.pieces
+        per_micro_batch = local_batch_size // stage.sequences_per_lane
         self.micro_batches = [
             range(start, start + per_micro_batch)
             for start in range(first, first + lanes_per_rank, per_micro_batch)
@@ -116,13 +75,14 @@ class LaneLoader(BaseDataLoader):
 
     def __iter__(self) -> Iterator[Batch]:
         """Micro-batches, endlessly: all of a step's, then the next step's."""
+        length = self.stage.lane_advance + self.stage.lane_lookahead
         while True:
             for number, lanes in enumerate(self.micro_batches, start=1):
-                tokens = torch.from_numpy(self.lanes.read(self.position, self.window.length, lanes))
+                tokens = torch.from_numpy(self.lanes.read(self.position, length, lanes))
                 # Moved on before the yield: a checkpoint after this step must hold the next step's position.
                 if number == len(self.micro_batches):
-                    self.position += self.window.advance
-                inputs, labels = self.window.cut(tokens)
+                    self.position += self.stage.lane_advance
+                inputs, labels = cut(self.stage, tokens)
                 yield {"input": inputs}, labels
 
     def state_dict(self) -> dict[str, Any]:
@@ -147,3 +107,26 @@ def open_lanes(manifest: Path, data: DataConfig) -> Lanes:
         allow_repeat=data.allow_repeat,
         limit_tokens=data.limit_tokens,
     )
+
+
+class NoTokenizer(BaseTokenizer):
+    """torchtitan builds a tokenizer whether or not it is used; the shards hold token ids already."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(BaseTokenizer.Config):
+        pass
+
+    def __init__(self, config: Config, *, tokenizer_path: str = "", **_: Any):
+        super().__init__()
+
+    def encode(self, *args: Any, **kwargs: Any) -> list[int]:
+        """Never called by training."""
+        raise RuntimeError("training reads token shards; there is nothing to encode")
+
+    def decode(self, *args: Any, **kwargs: Any) -> str:
+        """Never called by training."""
+        raise RuntimeError("training reads token shards; there is nothing to decode")
+
+    def get_vocab_size(self) -> int:
+        """Never called by training."""
+        raise RuntimeError("the vocabulary's size is a value of the model's config")

@@ -19,7 +19,6 @@ from typing import Any
 
 from tst_titan.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from tst_titan.files import write_atomically
-from tst_titan.models.counts import count_parameters
 from tst_titan.run.lock import sole_writer
 from tst_titan.run.processes import die_with_parent
 from tst_titan.tree.folder import StageFolder, complete_checkpoints
@@ -41,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(folder: StageFolder, started: float) -> int:
-    from tst_titan.titan.checks import check_job
+    from tst_titan.titan.preflight import check_job
 
     _one_process_defaults()
     rank = int(os.environ["RANK"])
@@ -66,8 +65,8 @@ def _run(
     device = cpu.prepare()
     _set_threads(folder)
     torch.use_deterministic_algorithms(device == "cpu")
-    from tst_titan.titan.finish import write_stage_manifest
     from tst_titan.titan.job import Job
+    from tst_titan.titan.manifest import write_stage_manifest
 
     device_name = torch.cuda.get_device_name() if device == "cuda" else _cpu_name()
     job = Job(folder, identity, parent, device_name)
@@ -143,7 +142,7 @@ def _say_where_it_starts(folder: StageFolder, identity: str, parent: dict[str, A
             "they are left alone and not used",
             file=sys.stderr,
         )
-    counts = count_parameters(folder.stage.model)
+    counts = folder.stage.model.count_parameters()
     active = "" if counts.active == counts.total else f", {counts.active:,} active"
     print(f"{title}  {counts.total:,} parameters{active}", file=sys.stderr)
     origin = f"{parent['lineage']} at step {parent['end_step']}" if parent else "nothing"

@@ -17,7 +17,7 @@ from torchtitan.trainer import Trainer
 
 from tst_titan.run.processes import STOP_SIGNALS
 from tst_titan.titan.checkpoints import StageCheckpoints
-from tst_titan.titan.handover import reinitialize_parts
+from tst_titan.titan.initialization import reinitialize_parts
 from tst_titan.titan.metrics import StageMetrics
 
 

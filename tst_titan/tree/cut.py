@@ -50,6 +50,11 @@ def cut_into_pieces(
         raise UserError(f"{where}: key bag_fraction: the bag phases take {reached:g} of the steps; at most 1")
     if not ends or ends[-1][0] < steps:
         ends.append((total, None))
+    if len(ends) > 1 and ends[-1][1] is None and ends[-2][0] > trunk and not spec.phase_decay:
+        raise UserError(
+            f"{where}: key bag_fraction: found {reached:g} in all; the bags then end at step {ends[-2][0]}, inside the "
+            f"decay, which begins at step {trunk}; give at most {1 - decay_fraction:g}, or 1 for bags to the end"
+        )
     start = 0
     bag: BagSpec | None
     for end, bag in ends:

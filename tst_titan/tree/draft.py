@@ -23,6 +23,10 @@ from tst_titan.errors import UserError
 from tst_titan.tree.cut import Piece, cut_into_pieces, schedule_of, segment_name
 
 
+class ScaleError(UserError):
+    """The scale lacks a size or a length that an experiment is about."""
+
+
 @dataclass(frozen=True)
 class Draft:
     """A run whose pieces may still be cut where other runs branch off.
@@ -199,7 +203,8 @@ class Drafter:
         """One run.
 
         Raises:
-            UserError: the scale lacks the size or the length, or a phase of the run is empty.
+            ScaleError: the scale lacks the size or the length.
+            UserError: a phase of the run is empty, or its warm-up longer than the run.
         """
         size_name = spec.size or self.default_size
         size = self._size(size_name, where)
@@ -212,6 +217,10 @@ class Drafter:
         if spec.epochs is not None:
             limit = round(steps * size.batch_sequences * size.sequence_length / spec.epochs)
         recipe = self._recipe_name(size_name, size, rate, seed, limit)
+        if size.warmup_steps > steps:
+            raise UserError(
+                f"{where}: key warmup_steps: found {size.warmup_steps}, more than the {steps} steps of the run"
+            )
         pieces = cut_into_pieces(steps, bags, self.scale.decay_fraction, spec, where)
         draft = Draft(
             name=name,
@@ -243,13 +252,13 @@ class Drafter:
     def _size(self, name: str, where: str) -> SizeConfig:
         sizes: Mapping[str, SizeConfig] = self.scale.sizes  # type: ignore[assignment]
         if name not in sizes:
-            raise UserError(f"{where}: size {name!r} is not defined; the scale has: {', '.join(sizes)}")
+            raise ScaleError(f"{where}: size {name!r} is not defined; the scale has: {', '.join(sizes)}")
         return sizes[name]
 
     def _total_steps(self, size: SizeConfig, spec: RunSpec, where: str) -> int:
         if spec.length not in size.steps:
             known = ", ".join(f"{key} ({value})" for key, value in size.steps.items())
-            raise UserError(f"{where}: key length: found {spec.length!r}; this size has: {known}")
+            raise ScaleError(f"{where}: key length: found {spec.length!r}; this size has: {known}")
         return round(size.steps[spec.length] * spec.times)
 
     def _with_defaults(self, bag: BagSpec, size: SizeConfig) -> BagSpec:
@@ -278,10 +287,7 @@ def _on_fixed_data(steps: int, bags: Sequence[BagSpec]) -> tuple[int, tuple[BagS
 
     A bag step reads s times the data of a token step, so a share f of the data takes f / s of the steps.
     """
-    of_bags = [
-        round(steps * (bag.bag_fraction or 0) / (1 if bag.sides == "output_only" else bag.bag_size or 1))
-        for bag in bags
-    ]
+    of_bags = [round(steps * (bag.bag_fraction or 0) / bag.tokens_per_latent) for bag in bags]
     total = sum(of_bags) + round(steps * (1 - sum(bag.bag_fraction or 0 for bag in bags)))
     shares = [taken / total for taken in of_bags]
     return total, tuple(

@@ -1,7 +1,7 @@
 """What a target costs, counted from the stage tree before anything runs.
 
-Every figure follows from the configs: steps, latents and data tokens are counts, FLOPs are ``counts.flops_per_latent``
-times latents, device hours divide them by a stated share of a stated peak, and a checkpoint holds every parameter and
+Every figure follows from the configs: steps, latents and data tokens are counts, FLOPs are those of a latent times
+latents, device hours divide them by a stated share of a stated peak, and a checkpoint holds every parameter and
 its two Adam moments. Exports, evaluations and the corpus are not counted.
 """
 
@@ -15,7 +15,6 @@ from typing import Any
 
 from tst_titan.config.experiment import PlanConfig
 from tst_titan.config.schema import HandoverConfig
-from tst_titan.models.counts import count_parameters, flops_per_latent
 from tst_titan.tree.folder import StageFolder, sha256_of, stage_yaml
 from tst_titan.tree.project import Project
 from tst_titan.tree.resolve import Experiment, Run, Stage, stages_of
@@ -58,7 +57,7 @@ class Cost:
             steps=steps,
             latents=latents,
             data_tokens=steps * config.data_tokens_per_step,
-            flops=latents * flops_per_latent(config.model, config.latents_per_sequence),
+            flops=latents * config.model.flops_per_latent(config.latents_per_sequence),
             checkpoint_bytes=checkpoint_bytes(stage) * checkpoints_kept(stage),
         )
 
@@ -77,7 +76,7 @@ def checkpoint_bytes(stage: Stage) -> int:
 
     On disk come some 25 kB a weight matrix (Adam's settings, headers), which show in models of a few megabytes only.
     """
-    return BYTES_PER_PARAMETER * count_parameters(stage.config.model).total
+    return BYTES_PER_PARAMETER * stage.config.model.count_parameters().total
 
 
 def checkpoints_kept(stage: Stage) -> int:

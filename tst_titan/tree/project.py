@@ -6,19 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
+from tst_titan.config.corpus import CorpusConfig, load_corpus
 from tst_titan.config.experiment import ProjectConfig, ScaleConfig
 from tst_titan.config.load import read_yaml, to_yaml
-from tst_titan.data.config import load_corpus, render_steps
-from tst_titan.data.corpus import CorpusConfig
+from tst_titan.data.settings import render as render_corpus
 from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
-from tst_titan.models.counts import count_parameters
-from tst_titan.run.attempts import Attempts
-from tst_titan.run.cluster.site import JobRequest, Kind, SiteConfig
-from tst_titan.run.lock import writer_of
-from tst_titan.tree.folder import StageFolder
+from tst_titan.tree.draft import ScaleError
 from tst_titan.tree.resolve import Catalog, Experiment, Run, Stage, render, resolve, stages_of
 
 
@@ -30,11 +26,13 @@ class Project:
         root: the repository, where configs/ is.
         config: configs/demo.yaml with what the command line changed.
         experiment_names: experiments of the default target, or those that the named targets stand for.
+        corpus_names: corpora whose files are targets by themselves.
     """
 
     root: Path
     config: ProjectConfig
     experiment_names: tuple[str, ...]
+    corpus_names: tuple[str, ...] = ()
     _experiments: dict[tuple[str, str], Experiment] = field(default_factory=dict)
     _scales: dict[str, ScaleConfig] = field(default_factory=dict)
 
@@ -45,20 +43,46 @@ class Project:
         Args:
             root: the repository.
             config: Snakemake's config dictionary.
-            targets: the words of the command line; those that name experiments are what is wanted.
+            targets: what is asked for; names of experiments and tables say what this call is about. With other targets
+                only (a file, ``prune``), an experiment of the config that the scale cannot express is left out.
 
         Raises:
             UserError: the first mistake found, with file, key, value and what would be valid.
         """
         catalog = Catalog(root / "configs")
         project = catalog.project(config, "config (configs/demo.yaml and --config)")
-        known = catalog.targets()
-        members = [member for word in targets for member in known.get(word, ())]
-        members = members or [member for name in project.experiments for member in catalog.members(name)]
-        opened = cls(root, project, tuple(dict.fromkeys(members)))
-        for name in opened.experiment_names:
-            opened.experiment(name)
-        return opened
+        known, targets = catalog.targets(), tuple(targets)
+        asked = [member for word in targets for member in known.get(word, ())]
+        names = asked or [member for name in project.experiments for member in catalog.members(name)]
+        below = f"{project.results}/data/"
+        corpora = {word.removeprefix(below).partition("/")[0] for word in targets if word.startswith(below)}
+        opened = cls(root, project, tuple(dict.fromkeys(names)), tuple(sorted(corpora)))
+        if asked or not set(targets) - {"plan"}:
+            for name in opened.experiment_names:
+                opened._experiment_that_fits(name, asked=bool(asked))
+            return opened
+        return replace(opened, experiment_names=tuple(filter(opened._fits, opened.experiment_names)))
+
+    def _fits(self, name: str) -> bool:
+        try:
+            self.experiment(name)
+        except ScaleError:
+            return False
+        return True
+
+    def _experiment_that_fits(self, name: str, asked: bool) -> None:
+        """Resolve an experiment; one of the config, which nobody named here, is refused with those that would do."""
+        try:
+            self.experiment(name)
+        except ScaleError as error:
+            names = self.catalog.experiments()
+            fitting = [each for each in names if self.catalog.members(each) == (each,) and self._fits(each)]
+            if asked or not fitting:
+                raise
+            raise UserError(
+                f"{error}\nScale {self.scale_name} cannot express {name}, which the config asks for. Name what you "
+                f"want, as in `snakemake {fitting[0]}`, or set experiments; it can express: {', '.join(fitting)}"
+            ) from None
 
     @property
     def results(self) -> str:
@@ -83,11 +107,11 @@ class Project:
         return self._scales[name]
 
     def experiment(self, name: str, scale: str | None = None) -> Experiment:
-        """A resolved experiment, with this project's W&B mode and this site's nodes in its run-time configs."""
+        """A resolved experiment, with this project's W&B mode in its run-time configs."""
         key = (name, scale or self.scale_name)
         if key not in self._experiments:
             experiment = resolve(self.catalog, *key, self.config.seeds)
-            runs = tuple(self._as_run_here(run, key[1]) for run in experiment.runs)
+            runs = tuple(self._with_wandb(run) for run in experiment.runs)
             self._experiments[key] = replace(experiment, runs=runs)
         return self._experiments[key]
 
@@ -111,6 +135,9 @@ class Project:
         """The corpora that the wanted experiments read or measure."""
         names = {stage.config.data.corpus for stage in self.stages.values()}
         names |= {self.corpus_measured(experiment) for experiment in self.wanted() if not experiment.runs}
+        return self._corpora(names)
+
+    def _corpora(self, names: Iterable[str]) -> dict[str, CorpusConfig]:
         folder = self.root / "configs" / "corpora"
         return {name: load_corpus(folder / f"{name}.yaml") for name in sorted(names)}
 
@@ -118,11 +145,11 @@ class Project:
         """The corpus of an experiment without runs, in this call's scale.
 
         Raises:
-            UserError: the scale lacks the experiment's size.
+            ScaleError: the scale lacks the experiment's size.
         """
         sizes, size = self.scale().sizes, experiment.config.size
         if size not in sizes:
-            raise UserError(
+            raise ScaleError(
                 f"configs/experiments/{experiment.name}.yaml: size {size!r} is not defined at scale "
                 f"{self.scale_name}; it has: {', '.join(sizes)}"
             )
@@ -137,8 +164,8 @@ class Project:
         results = Path(self.results)
         corpora = self.corpora()
         self._check_vocabularies(corpora)
-        for name, corpus in corpora.items():
-            render_steps(corpus, results / "data" / name, root=self.root)
+        for name, corpus in (corpora | self._corpora(self.corpus_names)).items():
+            render_corpus(corpus, results / "data" / name, root=self.root)
         render(self.stages, results)
         for run in {run.recipe: run for experiment in self.wanted() for run in experiment.runs}.values():
             self._render_recipe(results, run)
@@ -164,60 +191,18 @@ class Project:
         asked = what in self.experiment(experiment, scale).config.evaluate
         return asked and (what != "tasks" or bool(self.scale(scale).evaluation.tasks))
 
-    @cached_property
-    def site(self) -> SiteConfig:
-        """configs/site.yaml."""
-        return SiteConfig.read(self.site_path)
-
-    @property
-    def site_path(self) -> Path:
-        """Where jobs' demands on a cluster are written down."""
-        return self.root / "configs" / "site.yaml"
-
-    def request(self, kind: Kind) -> JobRequest:
-        """What a job of a kind asks for."""
-        return self.site.request(kind, self.scale_name)
-
-    def requests(self) -> list[JobRequest]:
-        """What jobs may ask for, each once: those of all kinds and of the wanted stages."""
-        kinds = [self.request(kind) for kind in get_args(Kind) if kind != "train"]
-        stages = [self.stage_request(stage.recipe, stage.lineage) for stage in self.stages.values()]
-        return list(dict.fromkeys([*kinds, *stages]))
-
-    def stage_request(self, recipe: str, lineage: str) -> JobRequest:
-        """What a stage's job asks for, from what was rendered for it and, for the rest, from the site.
-
-        One that died too often without progress is not trained again: it asks for a core and minutes to say so.
-        """
-        folder = StageFolder.at(Path(self.results) / "train" / recipe / lineage)
-        scale = read_yaml(Path(self.results) / "train" / recipe / "recipe.yaml")["scale"]
-        request = self.site.train_request(folder.runtime, f"{recipe}/{lineage}", scale)
-        if writer_of(folder) is None and Attempts(folder).exhausted():
-            small = {
-                "nodes": 1,
-                "gpus": 0,
-                "cpus": 1,
-                "memory_mb": 2000,
-                "wall_minutes": 5,
-                "stop_seconds": 0,
-            }
-            return request.model_copy(update=small)
-        return request
-
     def _render_recipe(self, results: Path, run: Run) -> None:
         stage = run.stages[0].config
         recipe: dict[str, Any] = {"scale": self.scale_name, "corpus": stage.data.corpus}
         recipe["sequence_length"] = stage.data.sequence_length
-        recipe["parameters"] = count_parameters(stage.model).as_manifest()
+        recipe["parameters"] = stage.model.count_parameters().as_manifest()
         write_if_changed(results / "train" / run.recipe / "recipe.yaml", to_yaml(recipe))
         evaluation = self.scale().evaluation.model_dump(mode="json")
         write_if_changed(results / "evaluate" / run.recipe / "evaluation.yaml", to_yaml(evaluation))
 
-    def _as_run_here(self, run: Run, scale: str) -> Run:
-        stages = []
-        for stage in run.stages:
-            runtime = stage.runtime.model_copy(update={"wandb": self.config.wandb})
-            stages.append(replace(stage, runtime=self.site.runtime(runtime, stage.path, scale)))
+    def _with_wandb(self, run: Run) -> Run:
+        mode = {"wandb": self.config.wandb}
+        stages = (replace(stage, runtime=stage.runtime.model_copy(update=mode)) for stage in run.stages)
         return replace(run, stages=tuple(stages))
 
     def _check_vocabularies(self, corpora: Mapping[str, CorpusConfig]) -> None:

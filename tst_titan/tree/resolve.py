@@ -6,6 +6,7 @@ Stages that runs share (same recipe, same lineage) appear once; that is how swee
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 
 from tst_titan.config.experiment import Collection, ExperimentConfig, ProjectConfig, RunSpec, ScaleConfig
 from tst_titan.config.load import choose_file, dump, load, parse, read_yaml
-from tst_titan.config.schema import ModelConfig, RuntimeConfig, StageConfig
+from tst_titan.config.schema import RuntimeConfig, StageConfig
 from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
+from tst_titan.models.family import ModelConfig, class_of
 from tst_titan.tree.draft import Draft, Drafter, share_trunks
 from tst_titan.tree.folder import stage_yaml
 from tst_titan.tree.grid import all_runs
@@ -120,8 +122,18 @@ class Catalog:
         return entry.model_copy(update=taken)
 
     def experiments(self) -> list[str]:
-        """Names of all experiments and collections."""
-        return sorted(path.stem for path in (self.folder / "experiments").glob("*.yaml"))
+        """Names of all experiments and collections.
+
+        Raises:
+            UserError: a name cannot be that of a target and of a folder in the results.
+        """
+        paths = sorted((self.folder / "experiments").glob("*.yaml"))
+        for path in paths:
+            if not re.fullmatch(r"[A-Za-z0-9_.-]+", path.stem):
+                raise UserError(
+                    f"{path}: an experiment's name is letters, digits and _ . - only; rename the file"
+                )
+        return [path.stem for path in paths]
 
     def members(self, name: str, above: tuple[str, ...] = ()) -> tuple[str, ...]:
         """The experiments that a name stands for: itself, or what a collection holds, each once.
@@ -159,7 +171,9 @@ class Catalog:
     def model(self, name: str) -> ModelConfig:
         """configs/models/<name>.yaml."""
         if name not in self._models:
-            self._models[name] = load(ModelConfig, choose_file(self.folder / "models", name, "model"))
+            path = choose_file(self.folder / "models", name, "model")
+            content = read_yaml(path)
+            self._models[name] = parse(class_of(content), content, path)
         return self._models[name]
 
     def targets(self) -> dict[str, tuple[str, ...]]:
@@ -197,7 +211,7 @@ def _run(draft: Draft, in_groups: bool) -> Run:
     return Run(
         name=draft.name,
         label=draft.spec.label or draft.name.removesuffix(f"-seed{draft.seed}"),
-        role=draft.spec.role or ("tst" if draft.bags else "baseline"),
+        role=draft.spec.resolved_role,
         seed=draft.seed,
         size=draft.size_name,
         length=draft.spec.length,

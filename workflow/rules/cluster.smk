@@ -1,35 +1,39 @@
-"""Jobs that run elsewhere: refused before the first is submitted if the site cannot run them, followed from here."""
+"""What happens when a run starts: what is left to train, and jobs that run elsewhere are checked and followed."""
 
 import subprocess
-import sys
 
-from tst_titan.run.cluster import slurm
-from tst_titan.run.cluster.scratch import check_scratch
+from tst_titan.run import slurm
+from tst_titan.tree.plan import Cost
 
 
-def check_site():
-    """Refuse what the cluster cannot give, with the cluster's own values."""
-    jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
-    source = PROJECT.site_path.relative_to(ROOT)
-    for request in PROJECT.requests():
-        check_scratch(request, str(source))
-    if workflow.executor_plugin.name == "slurm":
-        demands = [
-            slurm.Demand.of(
-                f"{job.rule.name} {' '.join(job.wildcards)}", job.threads, job.resources
-            )
-            for job in jobs
-        ]
-        slurm.check(demands, slurm.cluster_nodes(), str(source))
+def check_cluster(jobs):
+    """Refuse what a Slurm cluster cannot give or the executor does not know, before anything is submitted."""
+    demands = []
+    for job in jobs:
+        name = f"{job.rule.name} {' '.join(job.wildcards)}"
+        demands.append(slurm.Demand.of(name, job.threads, job.resources))
+        # Evaluated on the job's own node; a folder that is written down is looked at here.
+        slurm.check_scratch(str(job.rule.resources["tmpdir"].raw))
+    slurm.check(demands, slurm.cluster_nodes())
 
 
 onstart:
-    # A job elsewhere prints into its own log; the stages' files tell how far they are.
-    if workflow.non_local_exec:
+    to_do = list(workflow.dag.needrun_jobs())
+    if TERMINAL is not None:
+        trained = [job.wildcards for job in to_do if job.rule.name == "train"]
+        paths = [f"{stage.recipe}/{stage.lineage}" for stage in trained]
+        TERMINAL.flops = {
+            path: Cost.of(PROJECT.stages[path]).flops
+            for path in paths
+            if path in PROJECT.stages
+        }
+    if workflow.executor_plugin.name == "slurm":
         try:
-            check_site()
+            check_cluster(job for job in to_do if not job.is_local)
         except UserError as error:
             raise WorkflowError(str(error)) from None
+    if workflow.non_local_exec:
+        # A job elsewhere prints into its own log; the stages' files tell how far they are.
         subprocess.Popen(
             [sys.executable, "-m", "tst_titan.cli", "status", "--follow", RESULTS]
         )

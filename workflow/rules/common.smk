@@ -1,22 +1,30 @@
 """What every rule file uses: the checked config, the stage tree, and where things are."""
 
-import re
+import logging
 import signal
 import sys
 from functools import cache
 from pathlib import Path
 
+from snakemake.cli import get_argument_parser
+from snakemake.logging import logger
+
 from tst_titan.compare.render import EVALUATIONS, write_specs
-from tst_titan.run.cluster.resources import NAMES, resources, scratch_folder
 from tst_titan.config.load import did_you_mean
 from tst_titan.tree.project import Project
 from tst_titan.errors import UserError
-from tst_titan.run.upgrade import recognise_format_1
+from tst_titan.run.progress import Terminal
 from tst_titan.run.prune import Pruning, check_parents
+from tst_titan.run.upgrade import recognise_format_1
 
 ROOT = Path(workflow.basedir)
+# The command line as Snakemake's own parser reads it: `workflow` does not know its targets yet. Jobs have none.
+ASKED = get_argument_parser().parse_known_args(
+    sys.argv[1:] if workflow.is_main_process else []
+)[0]
+ASKED.targets = ASKED.targets or []
 # `snakemake plan figure_4` is about figure_4 and makes nothing of it.
-ONLY_ASKED = bool({"plan", "prune"} & set(sys.argv))
+ONLY_ASKED = not {"plan", "prune"}.isdisjoint(ASKED.targets)
 # A stage or experiment that nobody asked for must not be parsed out of a path by accident.
 SEGMENT = r"[a-z0-9]+-\d+(?:-[A-Za-z0-9_.+]+)*"
 LINEAGE = rf"{SEGMENT}(?:/{SEGMENT})*"
@@ -31,13 +39,39 @@ wildcard_constraints:
     table=r"[A-Za-z0-9_.-]+",
 
 
+def terminal():
+    """Print what a person wants to follow, in place of what Snakemake prints; its log file keeps that.
+
+    A dry run, and one that is asked to say more or less, prints what it always did: mistakes alone are shortened.
+    """
+    default = next(
+        (h for h in logger.handlers if isinstance(h, logging.StreamHandler)), None
+    )
+    if default is None or not workflow.is_main_process:
+        return None
+    usual = ("dryrun", "quiet", "verbose", "printshellcmds", "debug_dag")
+    found = Terminal(default, brief=not any(getattr(ASKED, name) for name in usual))
+    logger.removeHandler(default)
+    logger.addHandler(found)
+    return found
+
+
+TERMINAL = terminal()
+
+if (ROOT / "configs/site.yaml").exists():
+    raise WorkflowError(
+        "configs/site.yaml is not read any more: what jobs ask of your cluster belongs into "
+        "workflow/profiles/slurm/config.yaml, nodes and GPUs of stages into `runtime` of configs/scales/*.yaml; "
+        "docs/slurm.md says which key goes where. Then remove the file"
+    )
+
 try:
-    PROJECT = Project.open(ROOT, config, targets=sys.argv)
+    PROJECT = Project.open(ROOT, config, ASKED.targets)
     # Jobs that Snakemake starts read the files that the main process wrote: a config edited in the middle of a
     # run must not reach a job that was planned before.
     if workflow.is_main_process:
         recognise_format_1(PROJECT.stages, Path(PROJECT.results))
-    if workflow.is_main_process and "plan" not in sys.argv:
+    if workflow.is_main_process and "plan" not in ASKED.targets:
         PROJECT.render()
         write_specs(PROJECT)
         if not ONLY_ASKED:
@@ -55,17 +89,9 @@ SCALE = PROJECT.scale_name
 
 
 def refuse_unknown_targets():
-    """A mistyped experiment is told with the known ones; paths are Snakemake's own business.
-
-    The command line is read by Snakemake's own parser: it has no targets to show while the rules are read.
-    """
-    from snakemake.cli import get_argument_parser
-
-    if not workflow.is_main_process:
-        return
-    asked, _ = get_argument_parser().parse_known_args(sys.argv[1:])
+    """A mistyped experiment is told with the known ones; paths are Snakemake's own business."""
     known = sorted({rule.name for rule in workflow.rules} | set(TARGETS))
-    for word in asked.targets or []:
+    for word in ASKED.targets:
         if word not in known and "/" not in word and not Path(word).exists():
             text = f"unknown target {word!r}{did_you_mean(word, known)}; experiments and tables: "
             raise WorkflowError(text + ", ".join(sorted(TARGETS)))
@@ -88,55 +114,3 @@ def corpus_of(recipe):
 def evaluation_config(recipe):
     """Rendered evaluation settings of a recipe."""
     return f"{RESULTS}/evaluate/{recipe}/evaluation.yaml"
-
-
-def cores(kind):
-    """Cores of a kind of rule (configs/site.yaml)."""
-    return PROJECT.request(kind).cpus
-
-
-def asks(kind, **computed):
-    """Resources of a kind of rule: what its jobs ask a cluster for.
-
-    Args:
-        kind: of configs/site.yaml, whose values win.
-        computed: resources from the job's own size, for what the site leaves out.
-    """
-    request = PROJECT.request(kind)
-    wanted = {k: v for k, v in resources(request).items() if v is not None}
-    return computed | wanted | {"tmpdir": lambda wildcards: scratch_folder(request)}
-
-
-@cache
-def stage_request(recipe, lineage, attempt):
-    """What a stage's job asks for at one attempt: it depends on how the last one ended."""
-    return PROJECT.stage_request(recipe, lineage)
-
-
-def stage_cores(wildcards, attempt):
-    """Cores of a stage's job on each node.
-
-    On one machine nobody hands out GPUs: a stage that wants some takes all cores, so that it has them to itself.
-    """
-    request = stage_request(wildcards.recipe, wildcards.lineage, attempt)
-    if request.gpus and workflow.is_main_process and not workflow.non_local_exec:
-        return workflow.cores
-    return request.cpus
-
-
-def stage_asks():
-    """Resources of a stage, each a function of its wildcards."""
-
-    def resource(name):
-        def of(wildcards, attempt):
-            request = stage_request(wildcards.recipe, wildcards.lineage, attempt)
-            return resources(request, stops_on_signal=True)[name]
-
-        return of
-
-    def scratch(wildcards, attempt):
-        return scratch_folder(
-            stage_request(wildcards.recipe, wildcards.lineage, attempt)
-        )
-
-    return {name: resource(name) for name in NAMES} | {"tmpdir": scratch}

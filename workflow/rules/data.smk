@@ -5,16 +5,20 @@ named by a hash of the settings: Snakemake deletes the declared outputs of a fai
 survive. The inputs config/<step>.yaml are rendered when the workflow is read, and written only if they change.
 """
 
-from tst_titan.data.config import load_corpus
+from tst_titan.config.corpus import load_corpus
+from tst_titan.data.settings import SETTINGS
 
 DATA = RESULTS + "/data/{corpus}"
-# Done-file of the step before each step; its own settings are in config/<step>.yaml.
-DATA_BEFORE = {
-    "filter": [],
-    "deduplicate": [DATA + "/documents/filter.done.json"],
-    "split": [DATA + "/documents/deduplicate.done.json"],
-    "tokens": [DATA + "/tokenizer/tokenizer.done.json"],
+DATA_DONE = {
+    step: f"{DATA}/{settings.place}/{step}.done.json"
+    for step, settings in SETTINGS.items()
 }
+
+
+def data_before(wildcards):
+    """Done-file of the step before a step; its own settings are in config/<step>.yaml."""
+    after = SETTINGS[wildcards.step].after
+    return [DATA_DONE[after]] if after else []
 
 
 @cache
@@ -23,23 +27,19 @@ def data_jobs(corpus):
     return load_corpus(ROOT / "configs" / "corpora" / f"{corpus}.yaml").jobs
 
 
-def data_parts(step):
-    """Input function: the parts of a step that other jobs do; none unless the corpus asks for several jobs."""
-
-    def parts(wildcards):
-        jobs = data_jobs(wildcards.corpus)
-        files = (
-            f"{RESULTS}/data/{wildcards.corpus}/parts/{step}-{{part}}-of-{jobs}.json"
-        )
-        return expand(files, part=range(jobs)) if jobs > 1 else []
-
-    return parts
+def data_parts(wildcards):
+    """The parts of a step that other jobs do; none unless the corpus asks for several jobs."""
+    jobs = data_jobs(wildcards.corpus)
+    if jobs == 1 or wildcards.step == "tokenizer":
+        return []
+    folder = f"{RESULTS}/data/{wildcards.corpus}/parts"
+    return [f"{folder}/{wildcards.step}-{part}-of-{jobs}.json" for part in range(jobs)]
 
 
 rule data_part:
     input:
         config=DATA + "/config/{step}.yaml",
-        before=lambda w: DATA_BEFORE[w.step],
+        before=data_before,
     output:
         done=DATA + "/parts/{step}-{part}-of-{parts}.json",
     log:
@@ -50,130 +50,85 @@ rule data_part:
         parts=r"\d+",
     conda:
         "../../envs/data.yaml"
-    threads: cores("data")
+    threads: 8
     resources:
-        **asks("data"),
+        mem_mb=16000,
+        runtime=720,
     params:
         folder=DATA,
     shell:
-        "python -m tst_titan.data.steps {wildcards.step} --folder {params.folder} --workers {threads}"
+        "python -m tst_titan.cli data {wildcards.step} --folder {params.folder} --workers {threads}"
         " --part {wildcards.part} --parts {wildcards.parts} --done {output.done} 2> {log}"
 
 
 rule filter_documents:
     input:
-        config=DATA + "/config/filter.yaml",
-        parts=data_parts("filter"),
+        config=DATA + "/config/{step}.yaml",
+        before=data_before,
+        parts=data_parts,
     output:
-        done=DATA + "/documents/filter.done.json",
+        done=DATA + "/documents/{step}.done.json",
     log:
-        DATA + "/logs/filter.log",
+        DATA + "/logs/{step}.log",
+    wildcard_constraints:
+        step="filter",
     conda:
         "../../envs/data.yaml"
-    threads: cores("data")
+    threads: 8
     resources:
-        **asks("data"),
+        mem_mb=16000,
+        runtime=720,
     params:
         folder=DATA,
     shell:
-        "python -m tst_titan.data.steps filter --folder {params.folder} --workers {threads} 2> {log}"
+        "python -m tst_titan.cli data {wildcards.step} --folder {params.folder} --workers {threads} 2> {log}"
 
 
-rule deduplicate_documents:
-    input:
-        config=DATA + "/config/deduplicate.yaml",
-        before=DATA_BEFORE["deduplicate"],
-        parts=data_parts("deduplicate"),
-    output:
-        done=DATA + "/documents/deduplicate.done.json",
-    log:
-        DATA + "/logs/deduplicate.log",
-    conda:
-        "../../envs/data.yaml"
-    threads: cores("deduplicate")
+# The other steps are the same rule under another name: `--forcerun tokenize`.
+use rule filter_documents as deduplicate_documents with:
+    wildcard_constraints:
+        step="deduplicate",
     resources:
-        **asks("deduplicate"),
-    params:
-        folder=DATA,
-    shell:
-        "python -m tst_titan.data.steps deduplicate --folder {params.folder} --workers {threads} 2> {log}"
+        mem_mb=32000,
+        runtime=720,
 
 
-rule split_documents:
-    input:
-        config=DATA + "/config/split.yaml",
-        before=DATA_BEFORE["split"],
-        parts=data_parts("split"),
+use rule filter_documents as split_documents with:
+    wildcard_constraints:
+        step="split",
+
+
+use rule filter_documents as make_tokenizer with:
     output:
-        done=DATA + "/documents/split.done.json",
-    log:
-        DATA + "/logs/split.log",
-    conda:
-        "../../envs/data.yaml"
-    threads: cores("data")
-    resources:
-        **asks("data"),
-    params:
-        folder=DATA,
-    shell:
-        "python -m tst_titan.data.steps split --folder {params.folder} --workers {threads} 2> {log}"
+        done=DATA + "/tokenizer/{step}.done.json",
+    wildcard_constraints:
+        step="tokenizer",
 
 
-rule make_tokenizer:
-    input:
-        config=DATA + "/config/tokenizer.yaml",
-        before=DATA + "/documents/split.done.json",
+use rule filter_documents as tokenize with:
     output:
-        done=DATA + "/tokenizer/tokenizer.done.json",
-    log:
-        DATA + "/logs/tokenizer.log",
-    conda:
-        "../../envs/data.yaml"
-    threads: cores("data")
-    resources:
-        **asks("data"),
-    params:
-        folder=DATA,
-    shell:
-        "python -m tst_titan.data.steps tokenizer --folder {params.folder} --workers {threads} 2> {log}"
-
-
-rule tokenize:
-    input:
-        config=DATA + "/config/tokens.yaml",
-        before=DATA_BEFORE["tokens"],
-        parts=data_parts("tokens"),
-    output:
-        done=DATA + "/tokens/tokens.done.json",
-    log:
-        DATA + "/logs/tokens.log",
-    conda:
-        "../../envs/data.yaml"
-    threads: cores("data")
-    resources:
-        **asks("data"),
-    params:
-        folder=DATA,
-    shell:
-        "python -m tst_titan.data.steps tokens --folder {params.folder} --workers {threads} 2> {log}"
+        done=DATA + "/tokens/{step}.done.json",
+    wildcard_constraints:
+        step="tokens",
 
 
 rule data_manifest:
     input:
-        done=DATA + "/tokens/tokens.done.json",
+        done=DATA_DONE["tokens"],
     output:
         manifest=DATA + "/manifest.json",
     log:
         DATA + "/logs/manifest.log",
     conda:
         "../../envs/data.yaml"
-    threads: cores("data")
+    threads: 8
     resources:
-        **asks("data"),
+        mem_mb=16000,
+        runtime=720,
     params:
         folder=DATA,
     shell:
-        "python -m tst_titan.data.steps manifest --folder {params.folder} --workers {threads} 2> {log}"
+        "python -m tst_titan.cli data manifest --folder {params.folder} --workers {threads} 2> {log}"
 
 
 rule mutual_information:
@@ -185,11 +140,12 @@ rule mutual_information:
         DATA + "/logs/mutual_information.log",
     conda:
         "../../envs/data.yaml"
-    threads: cores("small")
+    threads: 1
     resources:
-        **asks("small"),
+        mem_mb=8000,
+        runtime=240,
     params:
         folder=DATA,
     shell:
-        "python -m tst_titan.data.steps mutual_information --folder {params.folder} --done {output.statistics}"
+        "python -m tst_titan.cli data mutual_information --folder {params.folder} --done {output.statistics}"
         " 2> {log}"

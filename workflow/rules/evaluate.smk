@@ -59,9 +59,10 @@ rule export:
         EXPORT + "/export.log",
     conda:
         "../../envs/evaluate.yaml"
-    threads: cores("evaluate")
+    threads: 1
     resources:
-        **asks("evaluate", mem_mb=export_memory),
+        mem_mb=export_memory,
+        runtime=240,
     shell:
         "python -W ignore -m tst_titan.titan.export $(dirname {input.stage}) $(dirname {output}) > {log} 2>&1"
         " || {{ tail -n 4 {log} >&2; exit 1; }}"
@@ -79,9 +80,10 @@ rule heldout:
         EVALUATE + "/heldout.log",
     conda:
         "../../envs/evaluate.yaml"
-    threads: cores("evaluate")
+    threads: 1
     resources:
-        **asks("evaluate", mem_mb=evaluation_memory),
+        mem_mb=evaluation_memory,
+        runtime=240,
     params:
         # Not evaluation.yaml: an edit of the tasks must not score the held-out documents again.
         length=lambda w: PROJECT.sequence_length_of(w.recipe),
@@ -107,9 +109,10 @@ rule local_task:
         RESULTS + f"/data/{{corpus}}/logs/{LOCAL_TASK}.log",
     conda:
         "../../envs/evaluate.yaml"
-    threads: cores("small")
+    threads: 1
     resources:
-        **asks("small"),
+        mem_mb=8000,
+        runtime=240,
     shell:
         "python -m tst_titan.evaluate.local_task --data-manifest {input.data} --definition {input.definition:q}"
         " --out $(dirname {output}) > {log} 2>&1 || {{ tail -n 4 {log} >&2; exit 1; }}"
@@ -149,9 +152,10 @@ rule evaluate_tasks:
         EVALUATE + "/tasks.log",
     conda:
         "../../envs/evaluate.yaml"
-    threads: cores("evaluate")
+    threads: 1
     resources:
-        **asks("evaluate", mem_mb=evaluation_memory),
+        mem_mb=evaluation_memory,
+        runtime=240,
     shell:
         # Of two definitions of one name the later counts: the local task's with its items.
         "python -W ignore -m tst_titan.evaluate.tasks --model $(dirname {input.export}) --config {input.config}"

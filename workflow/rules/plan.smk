@@ -8,8 +8,7 @@ localrules:
 
 def pruning_text():
     """What `snakemake -n prune` says; otherwise the command itself says what it did."""
-    dry_run = any(re.fullmatch(r"-\w*n\w*|--dry-?run", word) for word in sys.argv)
-    if "prune" not in sys.argv or not dry_run:
+    if "prune" not in ASKED.targets or not ASKED.dryrun:
         return "Remove the checkpoints that nothing needs any more."
     text = Pruning(Path(RESULTS), PROJECT.config.keep_checkpoints).text(dry_run=True)
     return text.replace("{", "{{").replace("}", "}}")

@@ -1,0 +1,92 @@
+"""Step `filter`: read the sources, drop what the filters drop, and list the texts that occur more than once."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.dedup import ExactDedupSignature, ExactFindDedups
+
+from tst_titan.data.deduplicate import EXACT, LINES_TO_BUFFER
+from tst_titan.data.documents import Tally, by_prefix, document_writer
+from tst_titan.data.filters import make_filters
+from tst_titan.data.pipelines import Part
+from tst_titan.data.settings import FilterSettings
+from tst_titan.data.sources import check_source, list_local, make_reader
+from tst_titan.data.step import Step
+from tst_titan.errors import UserError
+
+# One task compares the exact hashes of this many tasks' documents.
+_TASKS_PER_FINDER = 64
+
+
+class Filter(Step[FilterSettings]):
+    """Documents of all sources that pass the filters, and the list of exact duplicates."""
+
+    kind = FilterSettings
+
+    def inputs(self) -> list[list[tuple[str, int, int]]]:
+        """Files of each source that lies on this machine: changed data is other data."""
+        return [list_local(source) for source in self.settings.sources]
+
+    def share(self, workers: int, part: Part) -> None:
+        tasks = self.settings.tasks
+        for source in self.settings.sources:
+            self.warnings += check_source(source, tasks, self.settings.versions)
+        self.pipeline("filter", tasks, partial(build_filter, self.settings, self.folder), workers, part)
+
+    def finish(self, workers: int) -> dict[str, Any]:
+        self.pipeline("exact", _finders(self.settings.tasks), partial(build_exact, self.folder), workers)
+        found = self._counts()
+        for source in self.settings.sources:
+            if not found["read_by_source"].get(source.label):
+                raise UserError(f"source {source.label}: no document was read; see {self.logs}/filter/logs")
+        if not found["kept"]:
+            raise UserError(
+                f"filters: all {found['read']:,} documents were dropped ({found['dropped']}); loosen them"
+            )
+        return found
+
+    def _counts(self) -> dict[str, Any]:
+        totals = self.counted("filter", self.settings.tasks)[len(self.settings.sources) :]
+        filters = make_filters(self.settings.filters)
+        read, kept = totals[0], totals[1 + len(filters)]
+        return {
+            "read": int(read["documents"]),
+            "read_bytes": int(read["bytes"]),
+            "read_by_source": by_prefix(read, "documents/"),
+            "dropped": {
+                name: by_prefix(total, "dropped_") for name, total in zip(filters, totals[1:], strict=False)
+            },
+            "kept": int(kept["documents"]),
+        }
+
+    @staticmethod
+    def summary(counts: dict[str, Any]) -> str:
+        dropped = ", ".join(f"{sum(v.values()):,} by {k}" for k, v in counts["dropped"].items())
+        return f"{counts['read']:,} documents read, {dropped or 'none'} dropped, {counts['kept']:,} kept"
+
+
+def build_filter(settings: FilterSettings, folder: Path) -> list[PipelineStep]:
+    """Read, count, filter, count, write; hashes of the kept texts are written beside them."""
+    return [
+        *map(make_reader, settings.sources),
+        Tally(),
+        *make_filters(settings.filters, folder / "dropped").values(),
+        Tally(),
+        document_writer(folder / "documents"),
+        ExactDedupSignature(str(folder / "exact"), EXACT, finder_workers=_finders(settings.tasks)),
+    ]
+
+
+def build_exact(folder: Path) -> list[PipelineStep]:
+    """Find the texts that occur more than once."""
+    return [
+        ExactFindDedups(
+            str(folder / "exact"), str(folder / "exact_duplicates"), EXACT, lines_to_buffer=LINES_TO_BUFFER
+        )
+    ]
+
+
+def _finders(tasks: int) -> int:
+    return 1 + (tasks - 1) // _TASKS_PER_FINDER

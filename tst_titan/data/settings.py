@@ -1,0 +1,198 @@
+"""The settings of the data steps: what determines each step's own result, cut from a corpus's config.
+
+They are written to <corpus folder>/config/<step>.yaml, which Snakemake takes as the step's input, and the step reads
+them back by the same model. So an edit reruns the step that it touches and what follows, not what precedes.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+import yaml
+from pydantic import Field
+
+from tst_titan.config.corpus import (
+    CorpusConfig,
+    Dedup,
+    FileTokenizer,
+    FilterConfig,
+    Heldout,
+    HubTokenizer,
+    InstalledPackages,
+    Llama3Tokenizer,
+    Qwen3Tokenizer,
+    Source,
+    Tokens,
+    TrainTokenizer,
+)
+from tst_titan.config.load import load
+from tst_titan.config.schema import Strict
+from tst_titan.data.packages import canonical, read_pins
+from tst_titan.errors import UserError
+from tst_titan.files import write_if_changed
+
+
+class StepSettings(Strict):
+    """Settings of one step, named as in the corpus's config; the folder it works in and the step it follows."""
+
+    step: ClassVar[str]
+    place: ClassVar[str] = "documents"
+    after: ClassVar[str | None] = None
+
+    @classmethod
+    def of(cls, corpus: CorpusConfig, root: Path) -> Self:
+        """Cut the settings from the config; its relative paths start from `root`.
+
+        Raises:
+            UserError: a file that the config names is missing or lacks what is looked up in it.
+        """
+        return cls(**{key: getattr(corpus, key) for key in cls.model_fields})
+
+    @classmethod
+    def path(cls, folder: Path) -> Path:
+        """Where the settings of the corpus in `folder` are written."""
+        return folder / "config" / f"{cls.step}.yaml"
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The settings as they were rendered.
+
+        Raises:
+            UserError: they have not been rendered, or are not of this version.
+        """
+        path = cls.path(folder)
+        if not path.is_file():
+            raise UserError(f"{path}: the settings of this step are missing; render the corpus config first")
+        return load(cls, path)
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as they are written and hashed."""
+        return self.model_dump(mode="json")
+
+
+class FilterSettings(StepSettings):
+    """Read the sources and drop what the filters drop."""
+
+    step = "filter"
+    sources: tuple[Source, ...]
+    versions: dict[str, str] = Field(description="Pinned version of every package that is read.")
+    filters: FilterConfig
+    tasks: int
+
+    @classmethod
+    def of(cls, corpus: CorpusConfig, root: Path) -> Self:
+        sources: list[Any] = []
+        versions: dict[str, str] = {}
+        for source in corpus.sources:
+            if isinstance(source, InstalledPackages):
+                pinned = pinned_packages(source, root)
+                source = source.model_copy(update={"packages": tuple(pinned)})
+                versions |= pinned
+            sources.append(source)
+        return cls(sources=tuple(sources), versions=versions, filters=corpus.filters, tasks=corpus.tasks)
+
+
+class DeduplicateSettings(StepSettings):
+    """List the documents that are near copies of another."""
+
+    step, after = "deduplicate", "filter"
+    dedup: Dedup | None
+    tasks: int
+
+
+class SplitSettings(StepSettings):
+    """Hold documents out."""
+
+    step, after = "split", "deduplicate"
+    heldout: Heldout
+    tasks: int
+
+
+class HashedFileTokenizer(FileTokenizer):
+    """A tokenizer.json and its hash: another file of the same name is another tokenizer."""
+
+    sha256: str = Field(description="SHA-256 of the file.")
+
+
+class TokenizerSettings(StepSettings):
+    """Make or take the tokenizer."""
+
+    step, place, after = "tokenizer", "tokenizer", "split"
+    tokenizer: Annotated[
+        TrainTokenizer | HashedFileTokenizer | HubTokenizer | Llama3Tokenizer | Qwen3Tokenizer,
+        Field(discriminator="kind"),
+    ]
+
+    @classmethod
+    def of(cls, corpus: CorpusConfig, root: Path) -> Self:
+        tokenizer = corpus.tokenizer
+        if isinstance(tokenizer, FileTokenizer):
+            path = root / tokenizer.path
+            try:
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            except OSError:
+                raise UserError(f"tokenizer.path: {path} is missing; it must be a tokenizer.json") from None
+            tokenizer = HashedFileTokenizer(sha256=digest, **tokenizer.model_dump())
+        return cls(tokenizer=tokenizer)
+
+
+class TokensSettings(StepSettings):
+    """Write the token shards."""
+
+    step, place, after = "tokens", "tokens", "tokenizer"
+    tokens: Tokens
+    weights: dict[str, float] = Field(description="Weight of each source in the mixture; none for all text.")
+    tasks: int
+
+    @classmethod
+    def of(cls, corpus: CorpusConfig, root: Path) -> Self:
+        weights = {source.label: source.weight for source in corpus.sources if source.weight is not None}
+        return cls(tokens=corpus.tokens, weights=weights, tasks=corpus.tasks)
+
+
+# By step, in the order in which they run.
+SETTINGS: dict[str, type[StepSettings]] = {
+    settings.step: settings
+    for settings in (FilterSettings, DeduplicateSettings, SplitSettings, TokenizerSettings, TokensSettings)
+}
+
+
+def render(corpus: CorpusConfig, folder: Path | str, root: Path | str = ".") -> None:
+    """Write the settings of each step, only where they changed.
+
+    Args:
+        corpus: the config.
+        folder: results/data/<corpus>.
+        root: the folder that relative paths of the config start from.
+
+    Raises:
+        UserError: the pins or the tokenizer file are missing.
+    """
+    for kind in SETTINGS.values():
+        header = f"# Settings of the step {kind.step} of corpus {corpus.name}, written by the pipeline.\n"
+        text = yaml.safe_dump(kind.of(corpus, Path(root)).plain(), sort_keys=True)
+        write_if_changed(kind.path(Path(folder)), header + text)
+
+
+def pinned_packages(source: InstalledPackages, root: Path) -> dict[str, str]:
+    """The packages of a source with their pinned versions, sorted; `root` is the folder that `pins` is relative to.
+
+    Raises:
+        UserError: the pins are missing or do not name one of the packages.
+    """
+    pins = read_pins(root / source.pins)
+    if source.packages == "pinned":
+        return dict(sorted(pins.items()))
+    unknown = [name for name in source.packages if canonical(name) not in pins]
+    if unknown:
+        raise UserError(
+            f"source installed_packages: packages {unknown} are not pinned in {source.pins}; "
+            "pin them or take them off the list"
+        )
+    return {name: pins[name] for name in sorted(map(canonical, source.packages))}
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of plain data, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
