@@ -1,4 +1,4 @@
-# make demo   set everything up, run the whole DAG on the `cpu` scale, print the comparison and the report's path
+# make demo   set everything up, run the whole DAG on the `cpu` scale; it ends with what was found and the page's path
 #             TORCH=cpu takes PyTorch's build without CUDA, PYTHON=python3.12 another Python than the newest
 # make test   set everything up if needed, run the whole test suite
 # make plan   what a target costs, before anything runs: make plan TARGET=figure_3a SCALE=paper MFU=0.4 PEAK=989 [JSON=1]
@@ -38,7 +38,6 @@ $(READY): envs/requirements.txt pyproject.toml
 
 demo: $(READY)
 	$(RUN) snakemake --cores $(CORES)
-	$(RUN) python -m tst_titan.report.terminal --report results/report/index.html results/compare/cpu/figure_3a
 
 plan: $(READY)
 	@$(RUN) tst-titan plan $(TARGET) $(if $(SCALE),--scale $(SCALE)) $(if $(MFU),--mfu $(MFU)) \

@@ -16,6 +16,8 @@ from typing import Literal
 
 import torch
 
+from tst_titan.text import text_table
+
 Action = Callable[[], object]
 Pages = Literal["kept", "fresh"]
 
@@ -167,17 +169,15 @@ def machine(device: torch.device) -> dict[str, object]:
 
 def table(ratios: list[Ratio]) -> str:
     """The ratios as aligned text, one line each."""
-    rows = [("", "ratio", "quartiles", "target", "", "shape", "pages")]
+    rows = []
     for r in ratios:
         verdict = "" if r.met is None else "met" if r.met else "MISSED"
         spread = f"{r.low:.3g}..{r.high:.3g}"
         rows.append(
             (f"{r.group}: {r.name}", f"{r.value:.3g}", spread, r.target or "", verdict, r.shape, r.pages)
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    heads = ("", "ratio", "quartiles", "target", "", "shape", "pages")
+    return text_table(heads, rows, words=len(heads))
 
 
 def write(

@@ -39,6 +39,7 @@ COMMANDS = {
     "evaluate": Command("tst_titan.evaluate", "measure an exported model: held-out loss, tasks"),
     # Compare.
     # Report.
+    "report": Command("tst_titan.report.command", "figures, pages, tables, and what experiments found"),
     # The paper.
     "recommend": Command("tst_titan.paper.recommend", "choose s and r for a budget"),
 }

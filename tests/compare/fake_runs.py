@@ -8,7 +8,9 @@ from typing import Any
 
 from fake_stages import write_run
 
-from tst_titan.compare import Comparison, ComparisonSpec, compare
+from tst_titan.compare import ComparisonSpec, Results, compare
+from tst_titan.compare.numbers import Number
+from tst_titan.config.load import parse
 
 SLOPE = 0.3
 
@@ -78,12 +80,23 @@ def tst(
     } | keys  # fmt: skip
 
 
-def make(kind: str, runs: list[dict[str, Any]], **keys: Any) -> Comparison:
+def make(kind: str, runs: list[dict[str, Any]], **keys: Any) -> Results:
     """Compare these runs."""
     spec = {"experiment": "test", "scale": "cpu", "kind": kind, "runs": runs} | keys
-    return compare(ComparisonSpec.from_mapping(spec))
+    return compare(parse(ComparisonSpec, spec, "spec"))
 
 
-def texts(comparison: Comparison, kind: str) -> str:
+def texts(results: Results, kind: str) -> str:
     """All sentences of one kind."""
-    return "\n".join(item.text for item in comparison.verdict if item.kind == kind)
+    return "\n".join(item.text for item in results.facts.verdict if item.kind == kind)
+
+
+def pairs(results: Results) -> list[tuple[str, str]]:
+    """Names of (reference, run) of every pair."""
+    return [(reference.name, run.name) for reference, run in results.pairs()]
+
+
+def first_pair(results: Results) -> dict[str, Number]:
+    """Numbers of the first pair by metric."""
+    reference, run = pairs(results)[0]
+    return {row.metric: row for row in results.select("pair", run=run, reference=reference)}

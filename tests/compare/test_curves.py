@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from fake_stages import Shape, write_run
 
-from tst_titan.compare.curves import read_metrics, resample, run_curve, smooth, thin
+from tst_titan.compare.curves import read_metrics, run_curve, smooth, thin
 from tst_titan.compare.stages import read_path, read_stage
 from tst_titan.errors import UserError
 
@@ -71,13 +71,6 @@ def test_smoothing_inside_is_the_moving_average() -> None:
     smoothed = smooth(curve, 3)
     assert smoothed[1:-1] == pytest.approx([np.mean(losses[i : i + 3]) for i in range(5)])
     assert smooth(curve.iloc[:2], 11) == pytest.approx(losses[:2])
-
-
-def test_resampling_reads_comparable_rows_and_extrapolates_nothing(folders: tuple[str, ...]) -> None:
-    curve = run_curve(read_path(folders))
-    values = resample(curve, "step", np.array([50.0, 115.0, 300.0, 350.0]))
-    assert values[1:3] == pytest.approx([5 - 0.115, 5 - 0.3])
-    assert np.isnan(values[[0, 3]]).all()
 
 
 def test_thinning_keeps_the_ends_of_every_segment(folders: tuple[str, ...]) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_runs import baseline, make, texts, tst
+from fake_runs import baseline, first_pair, make, texts, tst
 from fake_stages import write_heldout
 from scipy import stats
 
 from tst_titan.compare.documents import mean_over_documents, read_documents
+from tst_titan.compare.pairs import PAIRED_BY_DOCUMENT
 from tst_titan.errors import UserError
 
 
@@ -72,23 +73,24 @@ def pair_of(folder: Path, ours: list[float], tokens: list[int]) -> list[dict[str
 
 def test_a_pair_is_compared_document_by_document(tmp_path: Path) -> None:
     comparison = make("pair", pair_of(tmp_path, [289.0, 320.0, 261.0], [100] * 3))
-    scored = comparison.pairs[0].heldout
+    scored = first_pair(comparison)["heldout.difference"]
     # Differences per token -0.11, -0.10, -0.09: mean -0.1, standard deviation 0.01.
     stderr = 0.01 / math.sqrt(3)
     half = stats.t.ppf(0.975, 2) * stderr
-    assert scored.paired and scored.winner == "run"
-    assert scored.difference.number == pytest.approx(-0.1)
-    assert scored.difference.stderr == pytest.approx(stderr)
-    assert scored.difference.low == pytest.approx(-0.1 - half)
-    assert scored.difference.high == pytest.approx(-0.1 + half)
-    assert all(source.endswith("documents.csv") for source in scored.difference.sources)
+    assert scored.note == PAIRED_BY_DOCUMENT and scored.winner == "run"
+    assert scored.number == pytest.approx(-0.1)
+    assert scored.stderr == pytest.approx(stderr)
+    assert scored.low == pytest.approx(-0.1 - half)
+    assert scored.high == pytest.approx(-0.1 + half)
+    assert all(source.endswith("documents.csv") for source in scored.sources)
     assert "lower than baseline 2000 (-0.1248 to -0.0752, paired by document)" in texts(comparison, "result")
 
 
 def test_models_that_scored_other_documents_are_not_paired(tmp_path: Path) -> None:
-    scored = make("pair", pair_of(tmp_path, [289.0, 320.0, 261.0], [100, 101, 99])).pairs[0].heldout
-    assert not scored.paired and scored.winner == "undecided"
-    assert scored.difference.stderr == pytest.approx(0.17 * math.sqrt(2))
+    runs = pair_of(tmp_path, [289.0, 320.0, 261.0], [100, 101, 99])
+    scored = first_pair(make("pair", runs))["heldout.difference"]
+    assert not scored.note and scored.winner == "undecided"
+    assert scored.stderr == pytest.approx(0.17 * math.sqrt(2))
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from fake_runs import baseline, law, make, texts, tst, wsd
+from fake_runs import baseline, law, make, pairs, texts, tst, wsd
 from fake_stages import Shape, write_run
+
+from tst_titan.compare.kinds.grid import BAG_LOSS, best_of, cells_of, grids_of
+from tst_titan.compare.kinds.lr_sweep import AT_THE_EDGE
 
 
 def test_grid_has_cells_gains_and_the_papers_cells(tmp_path: Path) -> None:
@@ -21,25 +24,27 @@ def test_grid_has_cells_gains_and_the_papers_cells(tmp_path: Path) -> None:
         {"name": "r1", "label": "r1", "role": "tst", "stages": only_bags, "paper": paper,
          "axes": {"bag_size": 6, "bag_fraction": 1.0}}
     )  # fmt: skip
-    comparison = make("grid", runs, paper={"experiment": "figure_4"})
-    grid = next(grid for grid in comparison.grids if grid.metric == "final_loss")
-    cells = {(cell.bag_size, cell.bag_fraction): cell for cell in grid.cells}
-    assert len(cells) == 6 and grid.cells_in_common == 5
-    assert cells[6, 0.3].gain.number == pytest.approx(law(2000) - law(3200), abs=0.002)
-    assert cells[16, 0.9].gain.number == pytest.approx(law(2000) - law(1200), abs=0.002)
-    assert cells[6, 0.3].published is not None and cells[6, 0.3].published.number == 3.1423
-    assert cells[6, 0.3].published_gain is not None
-    assert cells[6, 0.3].published_gain.number == pytest.approx(3.2124 - 3.1423)
-    assert cells[6, 1.0].bag_loss_only and not cells[6, 1.0].gain.exists
-    assert cells[6, 1.0].published is not None and cells[6, 1.0].published.number == 6.0365
-    assert grid.best is not None and (grid.best.bag_size, grid.best.bag_fraction) == (6, 0.3)
-    assert grid.published_best is not None and grid.published_best.bag_size == 6
-    assert grid.rank_correlation.number == pytest.approx(0.9)
-    assert grid.beats_baseline == {
+    comparison = make("grid", runs, paper="figure_4")
+    values, gains, published, published_gains = (
+        cells_of(comparison, "", "final_loss", what) for what in ("", ".gain", ".paper", ".paper_gain")
+    )
+    one = {row.metric: row for row in comparison.select("grid") if not row.runs}
+    assert len(values) == 6 and one["final_loss.cells_in_common"].number == 5
+    assert gains[6, 0.3].number == pytest.approx(law(2000) - law(3200), abs=0.002)
+    assert gains[16, 0.9].number == pytest.approx(law(2000) - law(1200), abs=0.002)
+    assert published[6, 0.3].number == 3.1423
+    assert published_gains[6, 0.3].number == pytest.approx(3.2124 - 3.1423)
+    assert values[6, 1.0].note == BAG_LOSS and not gains[6, 1.0].exists
+    assert published[6, 1.0].number == 6.0365
+    assert best_of(comparison, "", "final_loss") == (6, 0.3)
+    assert best_of(comparison, "", "final_loss", ".paper_best") in published
+    assert one["final_loss.paper_best"].bag_size == 6
+    assert one["final_loss.rank_correlation"].number == pytest.approx(0.9)
+    assert {name.rpartition(".")[2]: row.number for name, row in one.items() if ".beats." in name} == {
         "cells": 5, "ours": 3, "published": 3, "ours_and_published": 3, "same_side": 5,
     }  # fmt: skip
     assert "direction reproduced" in texts(comparison, "reproduction")
-    assert all(pair.equal_loss is None for pair in comparison.pairs)
+    assert not any(row.metric.startswith("equal_loss") for row in comparison.select("pair"))
 
 
 def test_runs_of_two_models_never_pair(tmp_path: Path) -> None:
@@ -55,10 +60,8 @@ def test_runs_of_two_models_never_pair(tmp_path: Path) -> None:
                  "stages": write_run(folder, stages, wsd(2000), 0.001, parameters, shape)}
             )  # fmt: skip
     comparison = make("pair", runs)
-    assert [(pair.reference, pair.run) for pair in comparison.pairs] == [
-        ("base1000", "tst1000"), ("base9000", "tst9000"),
-    ]  # fmt: skip
-    assert [(item.n_reference, item.n_run) for item in comparison.seeds] == [(1, 1), (1, 1)]
+    assert pairs(comparison) == [("base1000", "tst1000"), ("base9000", "tst9000")]
+    assert [row.n for row in comparison.select("seeds")] == [1, 1, None] * 2
     assert texts(comparison, "warning") == ""
 
 
@@ -77,10 +80,12 @@ def test_grids_of_different_weights_stand_apart_and_share_the_baseline(tmp_path:
     for weighting, like in (("uniform", 2500), ("power", 3000)):
         run = tst(tmp_path, 2000, like, noise=0.001, name=weighting, label=weighting, group="medium")
         runs.append(run | {"axes": run["axes"] | {"weighting": weighting}})
-    grids = [grid for grid in make("grid", runs).grids if grid.metric == "final_loss"]
-    assert [grid.group for grid in grids] == ["medium weighting uniform", "medium weighting power"]
-    assert [cell.runs for grid in grids for cell in grid.cells] == [["uniform"], ["power"]]
-    assert grids[1].cells[0].gain.number == pytest.approx(law(2000) - law(3000), abs=0.002)
+    results = make("grid", runs)
+    groups = [group for group, metric in grids_of(results) if metric == "final_loss"]
+    assert groups == ["medium weighting uniform", "medium weighting power"]
+    cells = [cells_of(results, group, "final_loss", ".gain") for group in groups]
+    assert [cell.runs for part in cells for cell in part.values()] == [("uniform",), ("power",)]
+    assert next(iter(cells[1].values())).number == pytest.approx(law(2000) - law(3000), abs=0.002)
 
 
 def test_lr_sweep_compares_at_each_and_at_the_best_rate(tmp_path: Path) -> None:
@@ -96,16 +101,16 @@ def test_lr_sweep_compares_at_each_and_at_the_best_rate(tmp_path: Path) -> None:
         run = tst(tmp_path, 2000, tst_like, noise=0.001, name=f"t-{name}")
         runs.append(run | {"axes": run["axes"] | {"lr": lr}})
     comparison = make("lr_sweep", runs)
-    (sweep,) = comparison.sweeps
-    series = {item.name: item for item in sweep.series}
-    assert set(series) == {"baseline", "tst"}
-    assert series["baseline"].best is not None and series["baseline"].best.x == 2e-3
-    assert not series["baseline"].best_at_edge and series["tst"].best_at_edge
-    assert [gap.x for gap in sweep.differences] == list(rates)
-    assert sweep.differences[0].difference.number == pytest.approx(law(2500) - law(1800), abs=0.003)
-    assert sweep.best_against_best["tst"].number == pytest.approx(law(2700) - law(2000), abs=0.003)
+    best = {row.run: row for row in comparison.select("sweep", metric="best")}
+    assert set(best) == {"baseline", "tst"} and best["baseline"].x == 2e-3
+    assert (best["baseline"].note, best["tst"].note) == ("", AT_THE_EDGE)
+    gaps = comparison.select("sweep", metric="difference")
+    assert [(gap.run, gap.x) for gap in gaps] == [("tst", rate) for rate in rates]
+    assert gaps[0].number == pytest.approx(law(2500) - law(1800), abs=0.003)
+    (gap,) = comparison.select("sweep", metric="best_difference")
+    assert gap.run == "tst" and gap.number == pytest.approx(law(2700) - law(2000), abs=0.003)
     assert "its optimum may lie beyond" in texts(comparison, "warning")
-    assert len(comparison.pairs) == 3
+    assert len(pairs(comparison)) == 3
 
 
 def test_data_bound_pairs_by_epochs_and_warns_of_repetition(tmp_path: Path) -> None:
@@ -134,8 +139,8 @@ def test_data_bound_pairs_by_epochs_and_warns_of_repetition(tmp_path: Path) -> N
             },
         ]
     comparison = make("data_bound", runs)
-    assert [(pair.reference, pair.run) for pair in comparison.pairs] == [("b1", "o1"), ("b4", "o4")]
-    assert comparison.table.set_index("name").loc["o4", "epochs"] == pytest.approx(4)
+    assert pairs(comparison) == [("b1", "o1"), ("b4", "o4")]
+    assert comparison.value("o4", "epochs") == pytest.approx(4)
     warning = texts(comparison, "warning")
     assert "baseline 4 4.00 epochs of 2.05M unique tokens" in warning and "output only 1" not in warning
 
@@ -149,16 +154,11 @@ def test_curriculum_and_feeding_compare_with_their_controls(tmp_path: Path) -> N
         {"name": "c", "label": "curriculum", "role": "curriculum", "stages": curriculum},
     ]  # fmt: skip
     comparison = make("curriculum", runs)
-    assert [(pair.reference, pair.run) for pair in comparison.pairs] == [
-        ("base-2000", "control"), ("base-2000", "c"), ("control", "c"),
-    ]  # fmt: skip
-    assert comparison.table.set_index("name").loc["c", "bag_size"] == "16>8>2"
-    assert comparison.runs[2].bag_sizes == [16, 8, 2]
-    assert comparison.runs[2].metrics["bag_steps"].number == 600
+    assert pairs(comparison) == [("base-2000", "control"), ("base-2000", "c"), ("control", "c")]
+    assert comparison.run_named["c"].bag_sizes == (16, 8, 2)
+    assert comparison.value("c", "bag_steps") == 600
     feeding = make("feeding", runs)
-    assert [(pair.reference, pair.run) for pair in feeding.pairs] == [
-        ("base-2000", "control"), ("base-2000", "c"), ("control", "c"),
-    ]  # fmt: skip
+    assert pairs(feeding) == [("base-2000", "control"), ("base-2000", "c"), ("control", "c")]
 
 
 def test_transfer_counts_the_token_steps_that_a_bag_step_replaces(tmp_path: Path) -> None:
@@ -170,31 +170,31 @@ def test_transfer_counts_the_token_steps_that_a_bag_step_replaces(tmp_path: Path
         runs.append(run | {"axes": run["axes"] | {"width": 64}})
     runs.insert(0, baseline(tmp_path, 3000, 0.001, name="base-3000-wide", axes={"width": 128}))
     comparison = make("transfer", runs)
-    inside, beyond, below = comparison.transfer
-    assert inside.status == "reached" and inside.width == 64
-    assert inside.token_steps_per_bag_step.number == pytest.approx(3.5, abs=0.05)
-    low, high = inside.token_steps_per_bag_step.low, inside.token_steps_per_bag_step.high
-    assert low is not None and high is not None and low < 3.5 < high
-    assert "base-3000" not in str(inside.token_steps_per_bag_step.sources)
-    assert beyond.bound == "at_least" and beyond.token_steps_per_bag_step.number == pytest.approx(11)
-    assert below.bound == "at_most" and below.token_steps_per_bag_step.number == pytest.approx(1)
+    inside, beyond, below = comparison.select("transfer", metric="worth")
+    assert (inside.run, inside.bound, inside.bag_size, inside.bag_fraction) == ("inside", "", 6, 0.3)
+    assert inside.number == pytest.approx(3.5, abs=0.05)
+    assert inside.interval is not None and inside.interval[0] < 3.5 < inside.interval[1]
+    assert "base-3000" not in str(inside.sources)
+    assert beyond.bound == "at_least" and beyond.number == pytest.approx(11)
+    assert below.bound == "at_most" and below.number == pytest.approx(1)
     # 3B: 36,000 steps end at 2.677, 50,000 at 2.640; TST's 2.676 lies 1/37 of the way in log steps.
     expected = (36000 * (50 / 36) ** (1 / 37) - 14000) / 6000
-    assert inside.published is not None and inside.published.number == pytest.approx(expected, rel=1e-3)
+    published = comparison.get("transfer", "inside", "paper.worth")
+    assert published is not None and published.number == pytest.approx(expected, rel=1e-3)
     assert re.search(r"A bag step of inside .* replaces 3\.[45]\d token steps", texts(comparison, "result"))
 
 
 def test_a_wanted_metric_that_no_run_has_is_a_grid_of_gaps_with_the_reason(tmp_path: Path) -> None:
     runs = [baseline(tmp_path, 2000, 0.001), tst(tmp_path, 2000, 3000, noise=0.001)]
     comparison = make("grid", runs, metrics=["average_accuracy", "accuracy"])
-    (grid,) = comparison.grids
-    assert grid.metric == "average_accuracy" and not grid.cells[0].value.exists
-    assert grid.cells[0].value.reason == "not evaluated: the experiment asks for none"
+    assert grids_of(comparison) == [("", "average_accuracy")]
+    (cell,) = cells_of(comparison, "", "average_accuracy").values()
+    assert not cell.exists and cell.reason == "not evaluated: the experiment asks for none"
     assert "No average accuracy of any run: not evaluated" in texts(comparison, "gap")
 
 
 def test_published_numbers_of_what_was_not_measured_are_said_to_be_out_of_reach(tmp_path: Path) -> None:
     paper = {"model": "270M", "total_steps": 20000, "bag_weighting": "uniform"}
     runs = [baseline(tmp_path, 2000, 0.001, paper=paper), tst(tmp_path, 2000, 3000, noise=0.001, paper=paper)]
-    comparison = make("grid", runs, metrics=["average_accuracy"], paper={"experiment": "figure_5"})
+    comparison = make("grid", runs, metrics=["average_accuracy"], paper="figure_5")
     assert "What the paper's figure 5 shows was not measured here" in texts(comparison, "reproduction")

@@ -5,49 +5,51 @@ from __future__ import annotations
 import pytest
 from scipy import stats
 
-from tst_titan.compare.seeds import difference_over_seeds
+from tst_titan.compare.seeds import PAIRED, difference_over_seeds
+from tst_titan.compare.sentences import seeds_statement
 
 REFERENCE = {1: 3.21, 2: 3.25, 3: 3.19, 4: 3.22}
 RUN = {1: 3.14, 2: 3.19, 3: 3.12, 4: 3.16}
 
 
 def test_paired_interval_is_scipys() -> None:
-    found = difference_over_seeds(REFERENCE, RUN)
+    _, run, found = difference_over_seeds(REFERENCE, RUN)
     expected = stats.ttest_rel(list(RUN.values()), list(REFERENCE.values())).confidence_interval(0.95)
-    assert found.paired and found.n_run == 4
+    assert found.note == PAIRED and run.n == 4
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    assert found.outside_noise is True
-    assert "outside the noise" in found.statement and "paired over 4 seeds" in found.statement
+    assert found.excludes_zero is True
+    said = seeds_statement(found, (4, 4), 0.95)
+    assert "outside the noise" in said and "paired over 4 seeds" in said
 
 
 def test_unpaired_interval_is_scipys_welch() -> None:
     run = {11: 3.14, 12: 3.24, 13: 3.10}
-    found = difference_over_seeds(REFERENCE, run, confidence=0.9)
+    *_, found = difference_over_seeds(REFERENCE, run, confidence=0.9)
     test = stats.ttest_ind(list(run.values()), list(REFERENCE.values()), equal_var=False)
     expected = test.confidence_interval(0.9)
-    assert not found.paired
+    assert found.note != PAIRED
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    assert found.outside_noise is False
-    assert "within the noise" in found.statement
+    assert found.excludes_zero is False
+    assert "4 against 3 seeds, unpaired): within the noise" in seeds_statement(found, (4, 3), 0.9)
 
 
 def test_pairing_uses_common_seeds_only_and_can_be_switched_off() -> None:
-    found = difference_over_seeds(REFERENCE | {9: 10.0}, RUN | {8: 0.0})
-    assert found.paired and found.n_reference == 4
-    assert found.difference == pytest.approx(sum(RUN.values()) / 4 - sum(REFERENCE.values()) / 4)
-    assert not difference_over_seeds(REFERENCE, RUN, same_data_order=False).paired
+    reference, _, found = difference_over_seeds(REFERENCE | {9: 10.0}, RUN | {8: 0.0})
+    assert found.note == PAIRED and reference.n == 4
+    assert found.number == pytest.approx(sum(RUN.values()) / 4 - sum(REFERENCE.values()) / 4)
+    assert difference_over_seeds(REFERENCE, RUN, same_data_order=False)[2].note != PAIRED
 
 
 def test_one_seed_says_nothing_about_noise() -> None:
-    found = difference_over_seeds({1: 3.2}, {1: 3.1})
-    assert found.difference == pytest.approx(-0.1)
-    assert found.low is None and found.high is None and found.outside_noise is None
-    assert "cannot be told from the noise over seeds" in found.statement
-    assert difference_over_seeds({1: 3.2, 2: 3.3}, {1: 3.1}).outside_noise is None
+    *_, found = difference_over_seeds({1: 3.2}, {1: 3.1})
+    assert found.number == pytest.approx(-0.1)
+    assert found.low is None and found.high is None and found.excludes_zero is None
+    assert "cannot be told from the noise over seeds" in seeds_statement(found, (1, 1), 0.95)
+    assert difference_over_seeds({1: 3.2, 2: 3.3}, {1: 3.1})[2].excludes_zero is None
 
 
 def test_interval_of_each_mean() -> None:
-    found = difference_over_seeds(REFERENCE, RUN)
+    reference, *_ = difference_over_seeds(REFERENCE, RUN)
     values = list(REFERENCE.values())
     low, high = stats.t.interval(0.95, 3, loc=sum(values) / 4, scale=stats.sem(values))
-    assert (found.low_reference, found.high_reference) == pytest.approx((low, high))
+    assert (reference.low, reference.high) == pytest.approx((low, high))

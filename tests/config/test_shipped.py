@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tst_titan.compare.published import MODEL_OF_SIZE, SWEPT_STEPS, SWEPT_WEIGHTS
+from tst_titan.compare import ComparisonSpec
+from tst_titan.compare.render import MODEL_OF_SIZE, SWEPT_STEPS, SWEPT_WEIGHTS, make_spec
 from tst_titan.config.corpus import load_corpus
+from tst_titan.config.load import dump, parse
 from tst_titan.errors import UserError
 from tst_titan.paper import published_sweeps
 from tst_titan.tree.project import Project
@@ -20,15 +23,14 @@ EXPERIMENTS = [name for name in CATALOG.experiments() if CATALOG.members(name) =
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_resolves_and_the_comparison_accepts_it(experiment, scale):
-    from tst_titan.compare import ComparisonSpec
-
     project = Project.open(ROOT, {"scale": scale, "experiments": [experiment]})
     found = project.experiment(experiment)
     if found.config.kind == "corpus_statistics":
         assert not found.runs and list(project.corpora()) == [project.corpus_measured(found)]
         return
     assert stages_of([found])
-    spec = ComparisonSpec.from_mapping(project.comparison_spec(found))
+    spec = parse(ComparisonSpec, yaml.safe_load(dump(make_spec(project, found))), "spec.yaml")
+    assert spec == make_spec(project, found)
     assert len(spec.runs) == len(found.runs)
 
 
@@ -145,11 +147,9 @@ def test_the_papers_batches_are_the_published_ones():
 
 
 def test_the_comparisons_settings_reach_it_and_mistakes_are_told_at_once():
-    from tst_titan.compare import ComparisonSpec
-
     config = {"scale": "smoke", "experiments": ["figure_3a"], "comparison": {"last_k": 3}}
     project = Project.open(ROOT, config)
-    spec = ComparisonSpec.from_mapping(project.comparison_spec(project.experiment("figure_3a")))
+    spec = make_spec(project, project.experiment("figure_3a"))
     assert spec.options.last_k == 3 and spec.options.confidence == 0.95
     with pytest.raises(UserError, match=r"comparison.last_k.* found 0"):
         Project.open(ROOT, {**config, "comparison": {"last_k": 0}})

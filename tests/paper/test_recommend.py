@@ -13,6 +13,10 @@ import pytest
 from scipy.optimize import least_squares
 
 from tst_titan import paper
+from tst_titan.compare import Results, write_results
+from tst_titan.compare.curves import CURVE_COLUMNS
+from tst_titan.compare.numbers import Number, missing
+from tst_titan.compare.results import Facts, RunFacts, StageFacts
 from tst_titan.errors import UserError
 from tst_titan.paper import recommend as command
 from tst_titan.paper.advice import BAG_FRACTIONS, make_target, recommend
@@ -294,25 +298,25 @@ def test_own_results_that_do_not_fit_are_refused(tmp_path: Path, capsys: pytest.
 def test_grids_of_a_comparison_enter_the_fit(tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.json"
     manifest.write_text(json.dumps({"parameters": {"total": 12, "active": 10, "non_embedding": 8}}))
-    number = {"value": 3.0}
-    run = {
-        "name": "a",
-        "axes": {},
-        "manifest": str(manifest),
-        "metrics": {"steps": {"value": 200}, "latents": {"value": 5e6}},
-    }
-    cell = {
-        "bag_size": 4,
-        "bag_fraction": 0.3,
-        "value": {"value": 2.9},
-        "gain": {"value": 0.1},
-        "runs": ["a"],
-    }
-    cells = [cell | {"bag_loss_only": False}, cell | {"bag_loss_only": True}]
-    grids = [{"metric": "final_loss", "group": "small", "baseline": number, "cells": cells}]
-    path = tmp_path / "comparison.json"
-    path.write_text(json.dumps({"scale": "cpu", "runs": [run], "grids": grids}))
-    found = comparison_observations(path)
+    stage = StageFacts(directory=str(tmp_path), phase="token", bag_size=1, start_step=0, end_step=200)
+    run = RunFacts(name="a", label="a", role="tst", bag_sizes=(4,), bag_loss_only=False, stages=(stage,),
+                   parameters=12, device="cpu", data_identity="d")  # fmt: skip
+    facts = Facts(experiment="figure_4", scale="cpu", kind="grid", runs=(run,))
+    curves = pd.DataFrame([dict.fromkeys(CURVE_COLUMNS, 0) | {"run": "a", "label": "", "role": "", "seed": 0,
+                           "group": "", "smoothed": 0}])  # fmt: skip
+    place = {"group": "small", "bag_size": 4.0, "bag_fraction": 0.3, "runs": ("a",)}
+    bag = place | {"bag_fraction": 1.0}
+    budgets = [
+        Number(200, "steps").at("run", "steps", run="a"),
+        Number(5e6, "latents").at("run", "latents", run="a"),
+    ]
+    cells = [
+        Number(3.0).at("grid", "final_loss", group="small", bag_size=1.0, bag_fraction=0.0),
+        Number(2.9).at("grid", "final_loss", **place), Number(0.1).at("grid", "final_loss.gain", **place),
+        Number(2.9).at("grid", "final_loss", **bag), missing("r = 1").at("grid", "final_loss.gain", **bag),
+    ]  # fmt: skip
+    write_results(Results(facts, [*budgets, *cells], curves), tmp_path)
+    found = comparison_observations(tmp_path / "comparison.json")
     assert len(found) == 1 and list(found.columns) == list(COLUMNS)
     assert found.iloc[0][["group", "parameters", "latents", "gain"]].tolist() == [
         "cpu-small-200",
@@ -320,9 +324,9 @@ def test_grids_of_a_comparison_enter_the_fit(tmp_path: Path) -> None:
         5e6,
         0.1,
     ]
-    path.write_text(json.dumps({"scale": "cpu", "runs": [run], "grids": []}))
+    write_results(Results(facts, budgets, curves), tmp_path)
     with pytest.raises(UserError, match="holds no grid"):
-        comparison_observations(path)
+        comparison_observations(tmp_path / "comparison.json")
 
 
 def test_command_answers_and_reports_mistakes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,6 +146,12 @@ class Browser:
             self._call("Page.printToPDF", printBackground=False, preferCSSPageSize=True)["data"]
         )
 
+    def wait_until(self, expression: str) -> None:
+        """Wait until a JavaScript expression is true."""
+        self.evaluate(
+            f"new Promise((done) => (function look() {{ ({expression}) ? done() : requestAnimationFrame(look) }})())"
+        )
+
     def wait_for(self, condition: Callable[[], bool]) -> None:
         """Read events until the condition holds."""
         end = time.monotonic() + _PATIENCE_S

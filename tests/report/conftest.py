@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,10 @@ import lxml.html
 import pytest
 
 from tests.report import experiments, stages
-from tst_titan.report import figures, page
+from tst_titan.cli import main
+from tst_titan.compare import Results, read_results
 
-PAGE = Path("results/report/index.html")
+REPORT = Path("results/report")
 HOSTILE = "TST </script><b>bold</b> & co"
 
 
@@ -32,22 +32,21 @@ class Site:
     folders: dict[str, Path]
 
     @property
-    def page(self) -> Path:
-        """The page, absolute."""
-        return self.root / PAGE
+    def index(self) -> Path:
+        """The index over all pages, absolute."""
+        return self.root / REPORT / "index.html"
 
-    def comparison(self, experiment: str) -> dict[str, Any]:
-        """comparison.json of an experiment."""
-        return json.loads((self.root / self.folders[experiment] / "comparison.json").read_text())
+    def page(self, experiment: str) -> Path:
+        """An experiment's page, absolute."""
+        return self.root / page_of(self.folders[experiment])
 
-    def document(self) -> Any:
-        """The page, parsed."""
-        return lxml.html.fromstring(self.page.read_text(encoding="utf-8"))
+    def comparison(self, experiment: str) -> Results:
+        """The comparison of an experiment."""
+        return read_results(self.root / self.folders[experiment])
 
-    def section(self, experiment: str) -> Any:
-        """The page's section about an experiment."""
-        scale = self.comparison(experiment)["scale"]
-        return self.document().get_element_by_id(f"{scale}-{experiment}")
+    def document(self, experiment: str) -> Any:
+        """An experiment's page, parsed."""
+        return lxml.html.fromstring(self.page(experiment).read_text(encoding="utf-8"))
 
 
 def figures_folder(folder: Path) -> Path:
@@ -55,13 +54,15 @@ def figures_folder(folder: Path) -> Path:
     return Path("results/figures", *folder.parts[-2:])
 
 
-def page_arguments(folders: dict[str, Path]) -> list[str]:
-    """Command line of the page."""
-    arguments = ["--out", str(PAGE), "--project", "configs/demo.yaml"]
-    arguments += ["--data-manifest", "results/data/packages/manifest.json"]
-    for folder in folders.values():
-        arguments += ["--experiment", f"{folder}:{figures_folder(folder)}"]
-    return arguments
+def page_of(folder: Path) -> Path:
+    """Where the page of a compare folder goes."""
+    return REPORT / folder.parts[-2] / f"{folder.name}.html"
+
+
+def page_arguments(folder: Path) -> list[str]:
+    """Command line of a page."""
+    arguments = ["report", "page", str(figures_folder(folder)), "--out", str(page_of(folder))]
+    return [*arguments, "--project", "configs/demo.yaml", "--data", "results/data/packages/manifest.json"]
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +81,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 spec["runs"][0]["label"] = HOSTILE
             folder = experiments.build(results, spec)
             folders[spec["experiment"]] = folder
-            assert figures.main(["--comparison", str(folder), "--out", str(figures_folder(folder))]) == 0
-        assert page.main(page_arguments(folders)) == 0
+            comparison = str(folder / "comparison.json")
+            assert main(["report", "figures", comparison, "--out", str(figures_folder(folder))]) == 0
+            assert main(page_arguments(folder)) == 0
+        pages = [str(page_of(folder)) for folder in folders.values()]
+        index = ["--figures", "results/figures", "--out", str(REPORT / "index.html")]
+        assert main(["report", "index", *pages, *index]) == 0
     yield Site(root, folders)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.report.stages import Curve, segments, write_heldout, write_run, write_tasks
-from tst_titan.compare import ComparisonSpec, compare, write_comparison
+from tst_titan.compare import ComparisonSpec, compare, write_results
+from tst_titan.config.load import parse
 from tst_titan.paper import SEVEN_TASKS
 
 Run = dict[str, Any]
@@ -153,7 +154,7 @@ EXPERIMENTS: dict[str, Callable[[Path], dict[str, Any]]] = {
 def build(results: Path, spec: dict[str, Any]) -> Path:
     """Compare and write; returns the compare folder."""
     folder = results / "compare" / spec["scale"] / spec["experiment"]
-    write_comparison(compare(ComparisonSpec.from_mapping(spec)), folder)
+    write_results(compare(parse(ComparisonSpec, spec, "spec")), folder)
     return folder
 
 
@@ -162,6 +163,6 @@ def _spec(
 ) -> dict[str, Any]:
     return {
         "experiment": experiment, "scale": scale, "kind": kind, "title": title, "runs": runs,
-        "paper": None if paper is None else {"experiment": paper},
+        "paper": paper,
         "options": {"bootstrap_samples": 50},
     }  # fmt: skip

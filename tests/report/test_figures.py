@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -18,23 +18,25 @@ import pytest
 
 from tests.report import experiments
 from tests.report.conftest import Site, figures_folder
+from tst_titan.cli import main
+from tst_titan.compare import Results, read_results
+from tst_titan.compare.kinds import kind_named
+from tst_titan.compare.kinds.corpus_statistics import draw_mutual_information
+from tst_titan.compare.kinds.grid import paper_grid
+from tst_titan.compare.numbers import from_csv, to_csv
 from tst_titan.data.mutual_information import Row, fit_power_law
 from tst_titan.paper import published_runs, published_sweeps
-from tst_titan.report import draw_curves, figures
-from tst_titan.report.draw_corpus import draw_mutual_information
-from tst_titan.report.draw_grids import paper_grid
+from tst_titan.report import draw_curves
 from tst_titan.report.draw_results import draw_accuracy, draw_seeds
-from tst_titan.report.draw_sweeps import draw_sweeps, draw_transfer
-from tst_titan.report.read import Experiment, read_experiment
-from tst_titan.report.style import BAG_DASH, looks_of, styled
+from tst_titan.report.style import BAG_DASH, SERIES, looks_of, styled
 
 CURVES = ["loss_steps", "loss_flops", "loss_data_tokens", "loss_hours"]
 
 
-def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any) -> Experiment:
+def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any) -> Results:
     """One of the small experiments, compared and read back."""
     monkeypatch.chdir(tmp_path)
-    return read_experiment(experiments.build(Path("results"), make(Path("results"))))
+    return read_results(experiments.build(Path("results"), make(Path("results"))))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,10 @@ def test_panels_of_every_kind_are_written_whole(site: Site, experiment: str, pan
     folder = site.root / figures_folder(site.folders[experiment])
     index = json.loads((folder / "figures.json").read_text())
     assert [panel["name"] for panel in index["panels"]] == panels
-    assert (index["experiment"], index["source"]) == (experiment, site.folders[experiment].as_posix())
+    assert (
+        index["source"] == f"{site.folders[experiment].as_posix()}/comparison.json"
+        and index["experiment"] == experiment
+    )
     for panel in index["panels"]:
         assert (panel["role"] == "curves") == panel["name"].startswith("loss_")
         assert panel["title"] and panel["caption"].endswith(".") and len(panel["alt"]) > 40
@@ -64,7 +69,7 @@ def test_curves_are_drawn_as_logged_with_the_bag_phase_dashed_and_lighter(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(site.root)
-    experiment = read_experiment(site.folders["figure_3"])
+    experiment = read_results(site.folders["figure_3"])
     _, axes = plt.subplots()
     looks = looks_of(experiment.runs)
     switches = draw_curves._draw_group(axes, experiment.curves, experiment.runs, looks, "data_tokens")
@@ -86,7 +91,7 @@ def test_curves_are_drawn_as_logged_with_the_bag_phase_dashed_and_lighter(
 
 def test_readable_range_shows_the_token_phases(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(site.root)
-    experiment = read_experiment(site.folders["figure_3"])
+    experiment = read_results(site.folders["figure_3"])
     view = draw_curves.view_of(experiment.curves)
     token = experiment.curves[experiment.curves["comparable"]]
     low, high = view.readable
@@ -106,7 +111,7 @@ def test_readable_range_shows_the_token_phases(site: Site, monkeypatch: pytest.M
 
 def test_no_two_runs_differ_by_colour_alone(site: Site) -> None:
     for experiment in ("figure_3", "figure_4", "figure_1"):
-        runs = site.comparison(experiment)["runs"]
+        runs = site.comparison(experiment).runs
         looks = {look.key: look for look in looks_of(runs).values()}
         assert len({look.marker for look in looks.values()}) == len(looks)
         assert len({look.colour for look in looks.values()}) == len(looks)
@@ -114,62 +119,51 @@ def test_no_two_runs_differ_by_colour_alone(site: Site) -> None:
 
 def test_grid_csv_holds_every_cell_and_the_papers(site: Site) -> None:
     folder = site.root / figures_folder(site.folders["figure_4"])
-    frame = pd.read_csv(folder / "grid_final_loss.csv")
-    for grid in site.comparison("figure_4")["grids"]:
-        mine = frame[(frame["group"] == grid["group"]) & (frame["bag_size"] > 1)]
-        assert mine["value"].tolist() == [cell["value"]["value"] for cell in grid["cells"]]
-        assert mine["published"].tolist() == [cell["published"]["value"] for cell in grid["cells"]]
-        baseline = frame[(frame["group"] == grid["group"]) & (frame["bag_size"] == 1)]
-        assert baseline["value"].tolist() == [grid["baseline"]["value"]]
+    rows = from_csv((folder / "grid_final_loss.csv").read_text())
+    wanted = {"final_loss", "final_loss.gain", "final_loss.paper", "final_loss.paper_gain"}
+    drawn = [row for row in site.comparison("figure_4").select("grid") if row.metric in wanted]
+    assert rows == drawn and {row.metric for row in rows} == wanted
+    assert {row.group for row in rows} == {"small-short", "medium-short"}
 
 
 def test_the_papers_panel_is_its_table_of_the_same_model(site: Site) -> None:
-    small, medium = (g for g in site.comparison("figure_4")["grids"] if g["metric"] == "final_loss")
-    for grid, table in ((small, 4), (medium, 6)):
+    results = site.comparison("figure_4")
+    for group, table in (("small-short", 4), ("medium-short", 6)):
         published = published_sweeps(table=table)
-        assert paper_grid(grid)["value"].tolist() == published["value"].tolist()
-    for cell in small["cells"]:
-        cell["published"] = None
-    assert paper_grid(small).empty
+        assert paper_grid(results, group, "final_loss")["value"].tolist() == published["value"].tolist()
+    without = results.with_numbers(row for row in results.numbers if row.metric != "final_loss.paper")
+    assert paper_grid(without, "small-short", "final_loss").empty
 
 
 def test_sweeps_draw_every_point_and_ring_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = built(tmp_path, monkeypatch, experiments.lr_sweep)
     with styled():
-        (panel,) = draw_sweeps(experiment, tmp_path / "figures")
-    frame = pd.read_csv(tmp_path / "figures" / "sweep_lr.csv")
-    (sweep,) = experiment.content["sweeps"]
-    for series in sweep["series"]:
-        mine = frame[frame["series"] == series["name"]]
-        assert mine["x"].tolist() == [0.001, 0.002, 0.004, 0.006]
-        assert mine["final_loss"].tolist() == [point["value"]["value"] for point in series["points"]]
-        assert f"{series['name']} best at {series['best']['x']:g}" in panel.alt
+        (panel,) = kind_named("lr_sweep").draw(experiment, tmp_path / "figures")
+    rows = from_csv((tmp_path / "figures" / "sweep_lr.csv").read_text())
+    assert rows == experiment.select("sweep", metric="final_loss")
+    best = experiment.select("sweep", metric="best")
+    assert [row.run for row in best] == ["baseline", "tst"]
+    for row in best:
+        assert [point.x for point in rows if point.run == row.run] == [0.001, 0.002, 0.004, 0.006]
+        assert f"{row.run} best at {row.x:g}" in panel.alt
 
 
 def test_transfer_draws_bounds_as_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = built(tmp_path, monkeypatch, experiments.transfer)
     with styled():
-        panel = draw_transfer(experiment, tmp_path / "figures")
-    assert panel is not None
-    frame = pd.read_csv(tmp_path / "figures" / "transfer.csv")
-    entries = experiment.content["transfer"]
-    assert frame["token_steps_per_bag_step"].tolist() == [
-        e["token_steps_per_bag_step"]["value"] for e in entries
-    ]
-    bounded = [entry for entry in entries if entry["bound"] is not None]
-    assert bounded and all(f"{entry['run']} at least" in panel.alt for entry in bounded)
+        (panel,) = kind_named("transfer").draw(experiment, tmp_path / "figures")
+    assert from_csv((tmp_path / "figures" / "transfer.csv").read_text()) == experiment.select("transfer")
+    bounded = [row for row in experiment.select("transfer", metric="worth") if row.bound]
+    assert bounded and all(f"{row.run} at least" in panel.alt for row in bounded)
     svg = (tmp_path / "figures" / panel.svg).read_text()
     assert svg.count('id="patch_') - _patches_without_arrows(experiment, tmp_path) == len(bounded)
 
 
-def _patches_without_arrows(experiment: Experiment, tmp_path: Path) -> int:
+def _patches_without_arrows(experiment: Results, tmp_path: Path) -> int:
     """Patches of the same figure with nothing bounded: the frame around the arrows."""
-    entries = [{**entry, "bound": None} for entry in experiment.content["transfer"]]
-    content = {**experiment.content, "transfer": entries}
-    free = Experiment(experiment.folder, content, experiment.curves, experiment.table)
+    free = experiment.with_numbers(replace(row, bound="") for row in experiment.numbers)
     with styled():
-        panel = draw_transfer(free, tmp_path / "free")
-    assert panel is not None
+        (panel,) = kind_named("transfer").draw(free, tmp_path / "free")
     return (tmp_path / "free" / panel.svg).read_text().count('id="patch_')
 
 
@@ -178,51 +172,56 @@ def test_seeds_are_filled_only_outside_the_noise(tmp_path: Path, monkeypatch: py
     with styled():
         panel = draw_seeds(experiment, tmp_path / "figures")
     assert panel is not None
-    frame = pd.read_csv(tmp_path / "figures" / "seeds.csv")
-    wanted = [item for item in experiment.content["seeds"] if item["difference"]["low"] is not None]
-    assert frame["difference"].tolist() == [item["difference"]["value"] for item in wanted]
-    outside = (tmp_path / "figures" / panel.svg).read_bytes()
-    for item in wanted:
-        assert item["outside_noise"]
-        item["outside_noise"] = False
+    drawn = from_csv((tmp_path / "figures" / "seeds.csv").read_text())
+    assert drawn and drawn == [
+        row for row in experiment.select("seeds") if row.metric.endswith(".difference")
+    ]
+    assert all(row.excludes_zero for row in drawn)
+    wide = experiment.with_numbers(
+        replace(row, low=-9.0, high=9.0) if row in drawn else row for row in experiment.numbers
+    )
     with styled():
-        draw_seeds(experiment, tmp_path / "figures")
-    assert (tmp_path / "figures" / panel.svg).read_bytes() != outside
+        draw_seeds(wide, tmp_path / "wide")
+    filled = f"fill: {SERIES[0]}"
+    assert filled in (tmp_path / "figures" / panel.svg).read_text()
+    assert filled not in (tmp_path / "wide" / panel.svg).read_text()
 
 
 def test_accuracies_stand_beside_the_papers(
     site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(site.root)
-    experiment = read_experiment(site.folders["figure_3"])
-    for run in experiment.content["runs"]:  # as if arc_easy had been scored here too
-        run["metrics"]["accuracy/arc_easy"] = run["metrics"]["accuracy/continuation"]
+    experiment = read_results(site.folders["figure_3"])
+    # as if arc_easy had been scored here too
+    scored = experiment.select("run", metric="accuracy/continuation")
+    more = [replace(number, metric="accuracy/arc_easy") for number in scored]
+    experiment = experiment.with_numbers([*experiment.numbers, *more])
     with styled():
         panel = draw_accuracy(experiment, tmp_path)
     assert panel is not None
-    frame = pd.read_csv(tmp_path / "accuracy.csv")
+    drawn = from_csv((tmp_path / "accuracy.csv").read_text())
     papers = {
-        run: value for run, value in zip(frame["run"], frame["paper_accuracy"], strict=True) if value == value
+        number.run: number.value
+        for number in drawn
+        if number.part == "paper" and number.metric != "average_accuracy"
     }
     short = {run: published_runs("3B", run)["arc_easy"].iloc[0] for run in ("tst", "baseline")}
     longer = published_runs("3B", "baseline").set_index("total_steps").loc[36_000, "arc_easy"]
     assert papers == {**short, "baseline-1.8x": longer}
-    for run in experiment.runs:
-        ours = frame[(frame["run"] == run["name"]) & (frame["task"] == "continuation")]["accuracy"]
-        assert ours.tolist() == [run["metrics"]["accuracy/continuation"]["value"]]
+    assert [number for number in drawn if number.metric == "accuracy/continuation"] == scored
 
 
 def test_expert_load_is_the_logged_one(site: Site) -> None:
     folder = site.root / figures_folder(site.folders["figure_1"])
     frame = pd.read_csv(folder / "expert_load.csv")
-    run = site.comparison("figure_1")["runs"][0]
+    run = site.comparison("figure_1").runs[0]
     lines = [
         json.loads(line)
-        for stage in run["stages"]
-        for line in (site.root / stage["metrics"]).read_text().splitlines()
+        for stage in run.stages
+        for line in (site.root / stage.metrics).read_text().splitlines()
     ]
     logged = {line["step"]: line["expert_load"] for line in lines}
-    mine = frame[frame["run"] == run["name"]]
+    mine = frame[frame["run"] == run.name]
     assert set(mine["layer"]) == {0, 1} and set(mine["step"]) == set(logged)
     for row in mine.to_dict("records"):
         assert [row[f"expert_{i}"] for i in range(8)] == logged[row["step"]][row["layer"]]
@@ -241,8 +240,11 @@ def test_mutual_information_is_drawn_beside_the_papers_law(
     }  # fmt: skip
     source.write_text(json.dumps(content))
     out = tmp_path / "figures"
-    arguments = ["--mutual-information", str(source), "--out", str(out)]
-    assert figures.main([*arguments, "--name", "figure_10", "--scale", "cpu"]) == 0
+    arguments = ["report", "figures", str(source), "--out", str(out)]
+    assert main(arguments) == 2
+    assert "say whose figures these are" in capsys.readouterr().err
+    arguments += ["--experiment", "figure_10", "--scale", "cpu"]
+    assert main(arguments) == 0
     (panel,) = json.loads((out / "figures.json").read_text())["panels"]
     assert "3.70 to" not in panel["alt"] and "3.200 to 1.220 nats" in panel["alt"]
     assert "1.2 + 2 d^(-1)" in panel["alt"] and "the paper's 3.63 + 1.35 d^(-1.25)" in panel["alt"]
@@ -251,7 +253,7 @@ def test_mutual_information_is_drawn_beside_the_papers_law(
     frame = pd.read_csv(out / "mutual_information.csv")
     assert frame["grassberger"].tolist() == [row.grassberger for row in rows]
     source.write_text(json.dumps({**content, "fits": {}}))
-    assert figures.main(arguments) == 2
+    assert main(arguments) == 2
     assert "fits has no 'grassberger'" in capsys.readouterr().err
 
 
@@ -291,13 +293,14 @@ def test_another_process_draws_the_same_bytes(site: Site, tmp_path: Path) -> Non
     [
         (lambda folder: (folder / "comparison.json").write_text("{"), "is not valid JSON"),
         (
-            lambda folder: (folder / "comparison.json").write_text('{"format": 2}'),
-            "format is 2; this version reads",
+            lambda folder: (folder / "comparison.json").write_text('{"format": 1}'),
+            "format is 1; this version reads",
         ),
         (
-            lambda folder: (folder / "comparison.json").write_text('{"format": 1}'),
-            "key 'experiment' is missing",
+            lambda folder: (folder / "comparison.json").write_text('{"format": 2}'),
+            "missing key experiment",
         ),
+        (lambda folder: (folder / "table.csv").write_text("a,b\n1,2\n"), "its columns are a, b, not part"),
         (lambda folder: (folder / "curves.csv").unlink(), "curves.csv: cannot be read"),
         (lambda folder: (folder / "curves.csv").write_text("a,b\n1,2\n"), "column 'run' is missing"),
         (lambda folder: _drop_run(folder / "table.csv"), "is not of the same comparison"),
@@ -310,10 +313,11 @@ def test_a_damaged_comparison_is_refused(
         (tmp_path / name).write_bytes((site.root / site.folders["figure_6"] / name).read_bytes())
     change(tmp_path)
     out = tmp_path / "figures"
-    assert figures.main(["--comparison", str(tmp_path), "--out", str(out)]) == 2
+    assert main(["report", "figures", str(tmp_path), "--out", str(out)]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
 
 
 def _drop_run(path: Path) -> None:
-    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    rows = from_csv(path.read_text())
+    path.write_text(to_csv(row for row in rows if row.run != rows[0].run))

@@ -8,20 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import lxml.html
+import pandas as pd
 import pytest
 
-from tests.report.conftest import HOSTILE, Site, figures_folder, page_arguments
+from tests.report.conftest import HOSTILE, REPORT, Site, figures_folder, page_arguments
+from tst_titan.cli import main
+from tst_titan.compare.kinds.grid import BAG_LOSS, grids_of
+from tst_titan.compare.kinds.grid import cells_of as cells_of_grid
 from tst_titan.data.manifest import load_manifest
 from tst_titan.report import page
-from tst_titan.report.text import GAP, number_text, signed_text
+from tst_titan.report.text import number_text, signed_text
+from tst_titan.text import GAP
 
 ALL = ["figure_3", "figure_4", "figure_1", "figure_6"]
 
 
 def rows_of(site: Site, experiment: str, kind: str) -> dict[str, Any]:
     """Rows of the table of runs by the run's name."""
-    section = site.section(experiment)
-    table = section.get_element_by_id(f"{section.get('id')}-runs")
+    table = site.document(experiment).get_element_by_id("runs")
     return {row.get("data-run"): row for row in table.iterfind(".//tbody/tr") if row.get("data-kind") == kind}
 
 
@@ -34,37 +38,37 @@ def cells_of(row: Any) -> dict[str, Any]:
 def test_every_cell_of_the_table_is_the_comparisons_number(site: Site, experiment: str) -> None:
     comparison = site.comparison(experiment)
     rows = rows_of(site, experiment, "run")
-    assert list(rows) == [run["name"] for run in comparison["runs"]]
+    assert list(rows) == [run.name for run in comparison.runs]
     checked = 0
-    for run in comparison["runs"]:
-        cells = cells_of(rows[run["name"]])
+    for run in comparison.runs:
+        cells = cells_of(rows[run.name])
         for metric, cell in cells.items():
-            number = run["metrics"].get(metric)
+            number = comparison.get("run", run.name, metric)
             if metric == "bag_size":
-                assert cell.text == (" → ".join(str(size) for size in run["bag_sizes"]) or "1")
-            elif number is not None and number["value"] is not None:
-                assert json.loads(cell.get("data-value")) == number["value"]
+                assert cell.text == (" → ".join(str(size) for size in run.bag_sizes) or "1")
+            elif number is not None and number.exists:
+                assert json.loads(cell.get("data-value")) == number.value
                 assert cell.text == number_text(number)
-                assert repr(number["value"]) in cell.get("title")
-                assert all(source in cell.get("title") for source in number["sources"])
+                assert repr(number.value) in cell.get("title")
+                assert all(source in cell.get("title") for source in number.sources)
                 checked += 1
         assert {"steps", "bag_steps", "latents", "data_tokens", "flops", "hours", "final_loss"} <= set(cells)
-        assert run["manifest"] in rows[run["name"]].find("th").text_content()
-    assert checked >= 7 * len(comparison["runs"])
+        assert run.manifest in rows[run.name].find("th").text_content()
+    assert checked >= 7 * len(comparison.runs)
 
 
 def test_unit_texts_are_the_rounded_values(site: Site) -> None:
     """The formatting itself, against numbers worked out by hand."""
     row = cells_of(rows_of(site, "figure_3", "run")["tst"])
-    run = next(run for run in site.comparison("figure_3")["runs"] if run["name"] == "tst")
+    loss = site.comparison("figure_3").metrics("tst")["final_loss"]
     assert row["steps"].text == "1,000"
     assert row["bag_steps"].text == "300"
     # 300 steps of 4096 latents with 6 tokens each, then 700 of one: 10,240,000 tokens.
     assert row["data_tokens"].text == "10.2M"
     assert row["flops"].text == "6.14 × 10¹²"
     assert row["hours"].text == "50.0 s"
-    assert row["final_loss"].text == f"{run['metrics']['final_loss']['value']:.4f}"
-    assert f"± {run['metrics']['final_loss']['stderr']:.4f}" in row["final_loss"].text_content()
+    assert row["final_loss"].text == f"{loss.number:.4f}"
+    assert f"± {loss.stderr:.4f}" in row["final_loss"].text_content()
 
 
 def test_published_rows_hold_the_papers_numbers_and_name_it(site: Site) -> None:
@@ -81,104 +85,141 @@ def test_published_rows_hold_the_papers_numbers_and_name_it(site: Site) -> None:
 
 @pytest.mark.parametrize("experiment", ALL)
 def test_gaps_are_visible_with_their_reason(site: Site, experiment: str) -> None:
-    section = site.section(experiment)
-    for run in site.comparison(experiment)["runs"]:
-        for metric, cell in cells_of(rows_of(site, experiment, "run")[run["name"]]).items():
-            number = run["metrics"].get(metric)
-            if number is None or number["value"] is not None:
+    document = site.document(experiment)
+    comparison = site.comparison(experiment)
+    for run in comparison.runs:
+        for metric, cell in cells_of(rows_of(site, experiment, "run")[run.name]).items():
+            number = comparison.get("run", run.name, metric)
+            if number is None or number.exists:
                 continue
             assert cell.text == GAP
             target = cell.find("sup/a").get("href").removeprefix("#")
-            assert section.get_element_by_id(target).text_content() == number["reason"]
+            assert document.get_element_by_id(target).text_content() == number.reason
 
 
 def test_verdict_comes_first_and_is_complete(site: Site) -> None:
     for experiment in ALL:
-        section = site.section(experiment)
-        said = [item for part in section.find_class("verdict") for item in part.iterfind("li")]
+        document = site.document(experiment)
+        said = [item for part in document.find_class("verdict") for item in part.iterfind("li")]
         texts = [item.text_content().removeprefix(item.find("span").text_content()) for item in said]
-        wanted = [s["text"] for s in site.comparison(experiment)["verdict"] if s["kind"] != "caveat"]
+        wanted = [s.text for s in site.comparison(experiment).facts.verdict if s.kind != "caveat"]
         assert sorted(texts) == sorted(wanted)
-        whole = section.text_content()
+        whole = document.text_content()
         assert whole.index(wanted[0]) < whole.index("Loss curves")
 
 
 def test_caveat_stands_above_everything_where_the_scale_means_nothing(site: Site) -> None:
-    caveat = site.comparison("figure_6")["caveat"]
-    section = site.section("figure_6")
-    assert section.find_class("caveat")[0].text_content() == caveat
-    assert section.text_content().index(caveat) < section.text_content().index("Result")
-    assert not site.section("figure_3").find_class("caveat")
+    caveat = site.comparison("figure_6").facts.caveat
+    document = site.document("figure_6")
+    assert document.find_class("caveat")[0].text_content() == caveat
+    assert document.text_content().index(caveat) < document.text_content().index("Result")
+    assert site.document("figure_3").find(".//main/p[@class='caveat']") is None
 
 
 def test_pairs_show_differences_speedup_and_not_reached(site: Site) -> None:
     comparison = site.comparison("figure_3")
-    section = site.section("figure_3")
-    rows = section.get_element_by_id("cpu-figure_3-pairs").findall(".//tbody/tr")
-    assert len(rows) == len(comparison["pairs"])
-    for row, pair in zip(rows, comparison["pairs"], strict=True):
+    document = site.document("figure_3")
+    rows = document.get_element_by_id("pairs").findall(".//tbody/tr")
+    assert len(rows) == len(comparison.pairs())
+    for row, (reference, run) in zip(rows, comparison.pairs(), strict=True):
         cells = cells_of(row)
-        assert cells["equal_flops"].text == signed_text(pair["equal_flops"]["difference"])
-        assert json.loads(cells["heldout"].get("data-value")) == pair["heldout"]["difference"]["value"]
-        speedup = pair["equal_loss"]["speedup"]
-        assert cells["equal_loss"].text == number_text(speedup["steps"])
+        pair = {n.metric: n for n in comparison.select("pair", run=run.name, reference=reference.name)}
+        assert cells["equal_flops"].text == signed_text(pair["equal_flops.difference"])
+        assert json.loads(cells["heldout"].get("data-value")) == pair["heldout.difference"].value
+        assert cells["equal_loss"].text == number_text(pair["equal_loss.speedup.steps"])
         for name, words in (("flops", "FLOPs"), ("data_tokens", "data tokens"), ("hours", "hours")):
-            assert f"{number_text(speedup[name])} in {words}" in cells["equal_loss"].text_content()
-    moe = site.comparison("figure_1")["pairs"][0]
-    assert moe["equal_loss"]["status"] == "not_reached"
-    cell = cells_of(site.section("figure_1").get_element_by_id("cpu-figure_1-pairs").find(".//tbody/tr"))
+            said = f"{number_text(pair[f'equal_loss.speedup.{name}'])} in {words}"
+            assert said in cells["equal_loss"].text_content()
+    (moe,) = site.comparison("figure_1").select("pair", metric="equal_loss.at.steps")
+    assert not moe.exists
+    cell = cells_of(site.document("figure_1").get_element_by_id("pairs").find(".//tbody/tr"))
     assert cell["equal_loss"].text == "not reached"
-    assert moe["equal_loss"]["note"] in cell["equal_loss"].get("title")
+    assert moe.note in cell["equal_loss"].get("title")
 
 
 def test_grid_tables_hold_every_cell_beside_the_papers(site: Site) -> None:
     comparison = site.comparison("figure_4")
-    section = site.section("figure_4")
-    tables = [table for table in section.iterfind(".//table") if table.get("data-grid") == "final_loss"]
-    grids = [grid for grid in comparison["grids"] if grid["metric"] == "final_loss"]
-    assert len(tables) == len(grids) == 2
-    for table, grid in zip(tables, grids, strict=True):
+    document = site.document("figure_4")
+    tables = [table for table in document.iterfind(".//table") if table.get("data-grid") == "final_loss"]
+    groups = [group for group, metric in grids_of(comparison) if metric == "final_loss"]
+    assert len(tables) == len(groups) == 2
+    for table, group in zip(tables, groups, strict=True):
+        ours, theirs, gains = (
+            cells_of_grid(comparison, group, "final_loss", what) for what in ("", ".paper", ".gain")
+        )
         shown = [
             (json.loads(cell.get("data-value")), cell.text_content())
             for cell in table.iterfind(".//tbody/tr/td")
         ]
-        assert [value for value, _ in shown] == [cell["value"]["value"] for cell in grid["cells"]]
-        for (_, text), cell in zip(shown, grid["cells"], strict=True):
-            assert f"paper {number_text(cell['published'])}" in text
-            assert ("(bag)" in text) == cell["bag_loss_only"]
+        assert [value for value, _ in shown] == [cell.value for cell in ours.values()]
+        for (_, text), (place, cell) in zip(shown, ours.items(), strict=True):
+            assert f"paper {number_text(theirs[place])}" in text
+            assert ("(bag)" in text) == (cell.note == BAG_LOSS) == (place[1] == 1)
         best = table.find_class("best")[0]
-        top = max(
-            (c for c in grid["cells"] if c["gain"]["value"] is not None),
-            key=lambda cell: cell["gain"]["value"],
-        )
-        assert json.loads(best.get("data-value")) == top["value"]["value"]
+        top = max((place for place in gains if gains[place].exists), key=lambda place: gains[place].number)
+        assert json.loads(best.get("data-value")) == ours[top].value
 
 
-def test_all_links_lead_somewhere(site: Site) -> None:
-    document = site.document()
+@pytest.mark.parametrize("name", [*ALL, "index"])
+def test_all_links_lead_somewhere(site: Site, name: str) -> None:
+    page = site.index if name == "index" else site.page(name)
+    document = lxml.html.fromstring(page.read_text())
     ids = {element.get("id") for element in document.iter() if element.get("id")}
     links = [link for link in document.iterfind(".//a") if link.get("href")]
-    assert len(links) > 100
+    assert len(links) > (4 if name == "index" else 30)
     for link in links:
         target = link.get("href")
         if target.startswith("#"):
             assert target[1:] in ids, target
         else:
-            assert (site.page.parent / target).is_file(), target
+            assert (page.parent / target).is_file(), target
     assert len(ids) == sum(1 for element in document.iter() if element.get("id")), "an id appears twice"
 
 
-def test_nothing_is_loaded_from_elsewhere(site: Site) -> None:
-    document = site.document()
-    for element in document.iter():
+@pytest.mark.parametrize("name", [*ALL, "index"])
+def test_nothing_is_loaded_but_plotly_beside_the_index(site: Site, name: str) -> None:
+    page = site.index if name == "index" else site.page(name)
+    loaded = []
+    for element in lxml.html.fromstring(page.read_text()).iter():
         for attribute in ("src", "srcset", "data", "poster", "action", "{http://www.w3.org/1999/xlink}href"):
             value = element.get(attribute)
-            assert value is None or value.startswith(("data:", "#")), (element.tag, attribute, value)
+            if value is not None and not value.startswith(("data:", "#")):
+                loaded.append((element.tag, attribute, value))
         if element.tag == "link":
             assert element.get("href").startswith("data:")
-    text = site.page.read_text()
+    assert loaded == ([] if name == "index" else [("script", "src", "../plotly.min.js")])
+    assert "plotly.js v" in (site.root / REPORT / "plotly.min.js").read_text()[:200]
+    text = page.read_text()
     style = text[text.index("<style>") : text.index("</style>")]
     assert "@import" not in style and "url(" not in style
+
+
+def test_the_index_leads_to_every_page_with_its_answer(site: Site) -> None:
+    document = lxml.html.fromstring(site.index.read_text())
+    entries = {entry.find("a").get("href"): entry.text_content() for entry in document.iterfind(".//nav//li")}
+    assert list(entries) == [
+        "cpu/figure_1.html",
+        "cpu/figure_3.html",
+        "cpu/figure_4.html",
+        "smoke/figure_6.html",
+    ]
+    for name in ("figure_1", "figure_3", "figure_4"):
+        said = [item.text for item in site.comparison(name).facts.verdict if item.kind == "result"]
+        assert said[0] in entries[f"cpu/{name}.html"]
+    caveat = site.comparison("figure_6").facts.caveat
+    assert document.find_class("caveat")[0].text_content() == caveat
+
+
+def test_the_index_keeps_what_another_target_made_and_misses_no_page(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(site.root)
+    out = ["--figures", "results/figures", "--out", str(REPORT / "again.html")]
+    assert main(["report", "index", "results/report/cpu/figure_3.html", *out]) == 0
+    assert "smoke/figure_6.html" in (REPORT / "again.html").read_text()
+    (REPORT / "again.html").unlink()
+    assert main(["report", "index", "results/report/cpu/figure_9.html", *out]) == 2
+    assert "figure_9.html: does not exist; make the page first" in capsys.readouterr().err
 
 
 def test_large_experiments_inline_one_static_curve_and_link_the_others(
@@ -186,30 +227,28 @@ def test_large_experiments_inline_one_static_curve_and_link_the_others(
 ) -> None:
     monkeypatch.chdir(site.root)
     monkeypatch.setattr(page, "_MANY_RUNS", 4)
-    folders = {name: site.folders[name] for name in ("figure_3", "figure_4")}
-    out = tmp_path / "index.html"
-    assert page.main([*page_arguments(folders), "--out", str(out)]) == 0
-    document = lxml.html.fromstring(out.read_text())
     for name, inlined in (("figure_3", 4), ("figure_4", 1)):
-        section = document.get_element_by_id(f"cpu-{name}")
-        assert len(section.find_class("static-curves")[0].findall(".//svg")) == inlined
-        links = [link.get("href") for link in section.iterfind(".//figcaption//a")]
+        out = tmp_path / "cpu" / f"{name}.html"
+        page.write_page(page.Sources(figures_folder(site.folders[name])), out)
+        document = lxml.html.fromstring(out.read_text())
+        assert len(document.find_class("static-curves")[0].findall(".//svg")) == inlined
+        links = [link.get("href") for link in document.iterfind(".//figcaption//a")]
         assert sum("/loss_" in link and link.endswith(".svg") for link in links) == 4
 
 
 def test_names_cannot_break_out_of_the_page(site: Site) -> None:
-    text = site.page.read_text()
-    assert "<b>bold</b>" not in text
-    assert HOSTILE in site.section("figure_6").text_content()
-    data = site.document().get_element_by_id("smoke-figure_6-curves").text_content()
-    assert HOSTILE in [run["label"] for run in json.loads(data)["runs"]]
+    assert "<b>bold</b>" not in site.page("figure_6").read_text()
+    document = site.document("figure_6")
+    assert HOSTILE in document.get_element_by_id("runs").text_content()
+    data = json.loads(document.get_element_by_id("curves").text_content())
+    assert HOSTILE in {trace["name"] for trace in data["traces"]}
 
 
 def test_data_section_is_the_manifest(site: Site) -> None:
     manifest = load_manifest(site.root / "results/data/packages/manifest.json")
-    section = site.document().get_element_by_id("data")
+    document = site.document("figure_3").get_element_by_id("data")
     shown = [
-        json.loads(cell.get("data-value")) for cell in section.iterfind(".//td") if cell.get("data-value")
+        json.loads(cell.get("data-value")) for cell in document.iterfind(".//td") if cell.get("data-value")
     ]
     documents = manifest.documents
     wanted = [*documents.read_by_source.values()]
@@ -218,45 +257,50 @@ def test_data_section_is_the_manifest(site: Site) -> None:
     for split in (manifest.train, manifest.heldout):
         wanted += [split.documents, split.tokens]
     assert shown == wanted
-    text = section.text_content()
+    text = document.text_content()
     assert manifest.warnings[0] in text and manifest.train.shards[0].sha256 in text and "too_short" in text
 
 
 def test_provenance_names_commit_versions_machine_config_and_command(site: Site) -> None:
-    text = " ".join(site.document().get_element_by_id("provenance").text_content().split())
+    document = site.document("figure_3").get_element_by_id("provenance")
+    text = " ".join(document.text_content().split())
     for wanted in ("0123456789ab", "torchtitan 0.3.0", "2 CPU cores", "experiments: [figure_3]"):
         assert wanted in text
-    assert "snakemake figure_3 figure_4 figure_1 figure_6 --config scale=cpu" in text
-    section = site.section("figure_3").text_content()
-    assert "snakemake figure_3 --config scale=cpu" in section
+    assert "snakemake figure_3 --config scale=cpu" in text
     resolved = (site.root / "results/train/pair-tst/bag6-300/stage.yaml").read_text()
-    assert resolved.strip() in section
+    assert resolved.strip() in document.text_content()
     # Runs of 50, 50, 90 and 125 s that share no stage.
-    assert "Provenance: 9 stages, 5.2 min of device time" in section
+    assert "5.2 min over 9 stages" in text
 
 
-def test_the_same_sources_give_the_same_bytes(
-    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_same_sources_give_the_same_bytes(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(site.root)
-    before = site.page.read_bytes()
-    assert page.main(page_arguments(site.folders)) == 0
-    assert site.page.read_bytes() == before
+    before = site.page("figure_4").read_bytes()
+    assert main(page_arguments(site.folders["figure_4"])) == 0
+    assert site.page("figure_4").read_bytes() == before
 
 
 def test_curves_of_the_chart_are_those_of_the_file(site: Site) -> None:
-    import pandas as pd
-
-    data = json.loads(site.document().get_element_by_id("cpu-figure_3-curves").text_content())
+    data = json.loads(site.document("figure_3").get_element_by_id("curves").text_content())
     curves = pd.read_csv(site.root / site.folders["figure_3"] / "curves.csv")
-    assert [axis["key"] for axis in data["axes"]] == ["step", "flops", "data_tokens", "hours"]
-    for run in data["runs"]:
-        mine = curves[curves["run"] == run["name"]]
-        for column in ("step", "flops", "data_tokens", "hours", "loss", "smoothed"):
-            shown = [value for segment in run["segments"] for value in segment[column]]
-            assert shown == pytest.approx(mine[column].tolist(), rel=1e-6)
-        bags = [segment["bag"] for segment in run["segments"]]
-        assert bags == ([True, False, False] if run["name"] == "tst" else [False, False])
+    runs = site.comparison("figure_3").run_named
+    traces = {(trace["legendgroup"], trace["meta"]["kind"]): trace for trace in data["traces"]}
+    assert len(traces) == len(data["traces"]) == 2 * len(runs) + 2
+    for (run, kind), trace in traces.items():
+        mine = curves[(curves["run"] == run) & (curves["comparable"] == (kind != "bag"))]
+        if kind == "final":
+            assert trace["meta"]["y"]["smoothed"] == [
+                pytest.approx(site.comparison("figure_3").value(run, "final_loss"))
+            ]
+            mine = mine.tail(1)
+        elif kind == "switch":
+            assert run == "tst" and trace["meta"]["x"]["step"] == [300, 300]
+            continue
+        else:
+            assert trace["meta"]["y"]["smoothed"] == pytest.approx(mine["smoothed"].tolist(), rel=1e-6)
+            assert trace["meta"]["y"]["logged"] == pytest.approx(mine["loss"].tolist(), rel=1e-6)
+        for axis in ("step", "flops", "data_tokens", "hours"):
+            assert trace["meta"]["x"][axis] == pytest.approx(mine[axis].tolist(), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -277,25 +321,15 @@ def test_figures_that_do_not_belong_are_refused(
     message: str,
 ) -> None:
     monkeypatch.chdir(site.root)
-    folder = site.folders["figure_3"]
     copy = tmp_path / "figures"
     copy.mkdir()
-    for file in figures_folder(folder).iterdir():
+    for file in figures_folder(site.folders["figure_3"]).iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     change(copy)
-    out = tmp_path / "index.html"
-    assert page.main(["--out", str(out), "--experiment", f"{folder}:{copy}"]) == 2
+    out = tmp_path / "cpu" / "figure_3.html"
+    assert main(["report", "page", str(copy), "--out", str(out)]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
-
-
-def test_an_experiment_given_twice_is_refused(
-    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(site.root)
-    one = f"{site.folders['figure_3']}:{figures_folder(site.folders['figure_3'])}"
-    assert page.main(["--out", str(tmp_path / "x.html"), "--experiment", one, "--experiment", one]) == 2
-    assert "cpu-figure_3 is given twice" in capsys.readouterr().err
 
 
 def test_colours_can_be_read_on_their_ground() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,10 @@ import lxml.html
 import pytest
 
 from tests.report import experiments
+from tst_titan.cli import main
+from tst_titan.compare import Results, read_results
 from tst_titan.paper import published_sweeps
-from tst_titan.report.published_table import NOT_RUN, main
+from tst_titan.report.published_table import NOT_RUN
 from tst_titan.report.text import GAP
 
 TABLES = {
@@ -24,19 +25,19 @@ Files = dict[str, tuple[list[dict[str, str]], lxml.html.HtmlElement]]
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Files]:
-    """comparison.json of a grid whose r = 1 runs were not scored, and the files of its tables."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Files]:
+    """The comparison of a grid whose r = 1 runs were not scored, and the files of its tables."""
     results = tmp_path_factory.mktemp("results")
     spec = experiments.grid(results, sizes=(2, 4), fractions=(0.2, 1.0), with_tasks=True)
     folder = experiments.build(results, spec | {"tables": TABLES})
     files: Files = {}
     for name in TABLES:
         paths = {kind: results / f"{name}.{kind}" for kind in ("csv", "html")}
-        arguments = [str(folder / "comparison.json"), name]
-        assert main([*arguments, "--csv", str(paths["csv"]), "--html", str(paths["html"])]) == 0
+        arguments = ["report", "table", str(folder / "comparison.json"), name]
+        assert main([*arguments, "--out", str(results / name)]) == 0
         with paths["csv"].open(newline="") as file:
             files[name] = (list(csv.DictReader(file)), lxml.html.parse(paths["html"]).getroot())
-    return json.loads((folder / "comparison.json").read_text()), files
+    return read_results(folder), files
 
 
 @pytest.mark.parametrize("name", ["table_4", "table_13", "table_7"])
@@ -52,20 +53,19 @@ def test_every_published_cell_is_there(built: Any, name: str) -> None:
 def test_our_cells_are_the_comparisons_and_the_others_say_why_they_are_empty(
     built: Any, name: str, metric: str
 ) -> None:
-    content, files = built
-    runs = {run["name"]: run for run in content["runs"]}
+    results, files = built
     ours = [row for row in files[name][0] if row["runs"]]
     assert len(ours) == 5
     for row in ours:
-        run = runs[row["runs"]]
-        assert run["group"] == "small-short"
+        run = results.run_named[row["runs"]]
+        assert run.group == "small-short"
         bag_loss = row["bag_loss"] == "True"
         assert bag_loss == (metric == "final_loss" and row["bag_fraction"] == "1")
-        number = run["metrics"].get("final_bag_loss" if bag_loss else metric)
-        if number is None or number["value"] is None:
+        number = results.get("run", run.name, "final_bag_loss" if bag_loss else metric)
+        if number is None or not number.exists:
             assert row["value"] == "" and row["reason"]
         else:
-            assert float(row["value"]) == number["value"] and row["sources"] == "; ".join(number["sources"])
+            assert float(row["value"]) == number.value and row["sources"] == "; ".join(number.sources)
     assert {row["reason"] for row in files[name][0] if not row["runs"]} == {NOT_RUN}
 
 
@@ -92,7 +92,7 @@ def test_a_table_of_runs_that_do_not_exist_holds_the_papers_alone(built: Any) ->
 def test_an_unknown_table_is_refused_with_the_known_ones(tmp_path: Path, capsys: Any) -> None:
     spec = experiments.grid(tmp_path, sizes=(2,), fractions=(0.2,))
     folder = experiments.build(tmp_path, spec | {"tables": TABLES})
-    out = ["--csv", str(tmp_path / "x.csv"), "--html", str(tmp_path / "x.html")]
-    assert main([str(folder / "comparison.json"), "table_5", *out]) == 2
+    out = ["--out", str(tmp_path / "x")]
+    assert main(["report", "table", str(folder / "comparison.json"), "table_5", *out]) == 2
     assert "figure_4 has no table_5; it has: table_4, table_13, table_7" in capsys.readouterr().err
     assert not (tmp_path / "x.csv").exists()

@@ -12,14 +12,18 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.report import experiments, stages
+from tst_titan.compare import read_results
 from tst_titan.data.mutual_information import Row, fit_power_law
 
 REPOSITORY = Path(__file__).parents[2]
 REPORT = REPOSITORY / "tst_titan" / "report"
+COMPARE = REPOSITORY / "tst_titan" / "compare"
+TEXT = REPOSITORY / "tst_titan" / "text.py"
 SNAKEFILE = """
 configfile: "configs/demo.yaml"
 include: "workflow/rules/common.smk"
@@ -84,24 +88,33 @@ def statistics() -> dict[str, object]:
 
 @pytest.mark.slow
 def test_rules_build_redraw_what_an_edit_touches_and_fill_snakemakes_report(repository: Path) -> None:
-    snakemake(repository)
-    text = (repository / "results/report/index.html").read_text()
-    assert 'id="smoke-a_pair"' in text and 'id="corpus-mutual_information"' in text
-    assert "configs/demo.yaml" in text and str(repository) not in text
+    printed = snakemake(repository)
+    index = (repository / "results/report/index.html").read_text()
+    assert 'href="smoke/a_pair.html"' in index and 'href="smoke/a_statistic.html"' in index
+    for name in ("a_pair", "a_statistic"):
+        text = (repository / f"results/report/smoke/{name}.html").read_text()
+        assert "configs/demo.yaml" in text and "too_short" in text and str(repository) not in text
     assert (repository / "results/figures/smoke/a_pair/loss_steps.pdf").is_file()
     assert (repository / "results/figures/smoke/a_statistic/mutual_information.svg").is_file()
-    assert "Nothing to be done" in snakemake(repository, "--dry-run")
+    comparison = read_results(repository / "results/compare/smoke/a_pair")
+    last = printed[printed.index(f"{comparison.title} (scale smoke)") :]
+    assert all(f"* {sentence.text}" in last for sentence in comparison.facts.verdict)
+    assert "Report: results/report/smoke/a_pair.html" in last.splitlines()
+    dry = snakemake(repository, "--dry-run")
+    assert "Nothing to be done" in dry and "Report:" not in dry
 
     snakemake(repository, "--report", "snakemake-report.html")
     report = (repository / "snakemake-report.html").read_text()
     assert "loss_steps.svg" in report and "mutual_information.svg" in report
     for caption in ("Training loss of every run against data tokens", "Mutual information of two tokens against",
-                    "The project's report: one self-contained page", "Experiment a_pair at scale smoke"):  # fmt: skip
+                    "The page of experiment a_pair at scale smoke", "Experiment a_pair at scale smoke"):  # fmt: skip
         assert caption in report
 
     edits: list[tuple[str, set[str]]] = [
-        ("tst_titan/report/page.css", {"report"}),
-        ("tst_titan/report/draw_results.py", {"figures", "report"}),
+        ("tst_titan/report/page.css", {"page", "report"}),
+        ("tst_titan/report/draw_results.py", {"figures", "page", "report"}),
+        ("tst_titan/text.py", {"figures", "page", "report"}),
+        ("tst_titan/compare/kinds/pair.py", {"compare", "figures", "page", "report"}),
         ("tst_titan/report/terminal.py", set()),
     ]
     for name, rules in edits:
@@ -113,44 +126,49 @@ def test_rules_build_redraw_what_an_edit_touches_and_fill_snakemakes_report(repo
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def imports_of(path: Path) -> set[str]:
-    """Modules of tst_titan.report that a module imports, directly or through another."""
-    found: set[str] = set()
-    waiting = [path]
+def imports_of(path: Path) -> set[Path]:
+    """Modules of the report and tst_titan.text that a module imports, directly or through another; itself too."""
+    found: set[Path] = set()
+    # What compare/ imports of the report: each kind draws its own figures.
+    waiting = [path, *(COMPARE.rglob("*.py") if path.name == "figures.py" else ())]
     while waiting:
-        tree = ast.parse(waiting.pop().read_text())
-        for node in ast.walk(tree):
-            if (
-                isinstance(node, ast.ImportFrom)
-                and node.module
-                and node.module.startswith("tst_titan.report.")
-            ):
-                name = node.module.removeprefix("tst_titan.report.") + ".py"
-                if name not in found:
-                    found.add(name)
-                    waiting.append(REPORT / name)
+        module = waiting.pop()
+        if module in found:
+            continue
+        found.add(module)
+        names = [
+            name
+            for node in ast.walk(ast.parse(module.read_text()))
+            if isinstance(node, ast.ImportFrom) and node.module
+            for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+        ]
+        files = {REPOSITORY / f"{name.replace('.', '/')}.py" for name in names}
+        waiting += [file for file in files if file == TEXT or (file.parent == REPORT and file.is_file())]
     return found
 
 
 @pytest.mark.parametrize(
-    ("module", "variable"),
-    [("figures.py", "FIGURE_MODULES"), ("page.py", "PAGE_MODULES"), ("published_table.py", "TABLE_MODULES")],
+    ("module", "variable", "beside"),
+    [
+        ("figures.py", "FIGURE_CODE", set()),
+        ("page.py", "PAGE_CODE", {"chart.js", "page.css", *(path.name for path in REPORT.glob("*.html"))}),
+        ("published_table.py", "TABLE_CODE", {"published_table.html", "page.css"}),
+    ],
 )
-def test_rules_list_every_module_that_they_draw_with(module: str, variable: str) -> None:
+def test_rules_list_every_module_that_they_draw_with(module: str, variable: str, beside: set[str]) -> None:
     rules = (REPOSITORY / "workflow/rules/report.smk").read_text()
-    assigned = re.findall(rf"^{variable} \+?= (\(.*?^\)|[^(\n]*)$", rules, flags=re.MULTILINE | re.DOTALL)
-    assert assigned
-    listed = {name for part in assigned for name in eval(part)}
-    code = {name for name in listed if name.endswith(".py")}
-    assert code == imports_of(REPORT / module) | {module}
-    if variable == "PAGE_MODULES":
-        others = {path.name for path in REPORT.iterdir() if path.suffix in (".html", ".css", ".js")}
-        assert listed - code == others - {"published_table.html"}
+    code = rules[rules.index("def report_code") : rules.index("FIGURES =")]
+    names: dict[str, Any] = {"ROOT": REPOSITORY}
+    exec(code, names)
+    listed = {Path(path).resolve() for path in names[variable]}
+    imported = {path for path in imports_of(REPORT / module) if not path.is_relative_to(COMPARE)}
+    assert listed == imported | {REPORT / name for name in beside} | set(COMPARE.rglob("*.py"))
 
 
 def test_the_report_needs_neither_torch_nor_snakemake() -> None:
     script = (
-        "import sys; import tst_titan.report.figures, tst_titan.report.page, tst_titan.report.terminal;"
+        "import sys; import tst_titan.report.command, tst_titan.report.figures, tst_titan.report.page;"
+        "import tst_titan.report.terminal;"
         "found = [name for name in ('torch', 'torchtitan', 'snakemake', 'datatrove') if name in sys.modules];"
         "sys.exit(str(found) if found else 0)"
     )

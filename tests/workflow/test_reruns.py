@@ -5,11 +5,13 @@ import os
 
 import pytest
 
+from tst_titan.compare import read_results
+
 pytestmark = pytest.mark.slow
 
 SCALE = "configs/scales/smoke.yaml"
 EXPERIMENT = "configs/experiments/figure_3a.yaml"
-AFTER_COMPARE = {"figures": 1, "report": 1}
+AFTER_COMPARE = {"figures": 1, "page": 1, "report": 1}
 EVERYTHING_OF_ONE_RUN = {"export": 1, "heldout": 1, "evaluate_tasks": 1, "compare": 1, **AFTER_COMPARE}
 
 
@@ -40,21 +42,19 @@ def test_nothing_is_done_twice(project):
 
 
 def test_the_report_is_there_with_both_runs(project):
-    page = (project.folder / "results/report/index.html").read_text()
-    comparison = json.loads((project.folder / "results/compare/smoke/figure_3a/comparison.json").read_text())
-    assert "plumbing" in page and [run["role"] for run in comparison["runs"]] == ["baseline", "tst"]
-    for run in comparison["runs"]:
-        assert all(
-            run["metrics"][name]["value"] is not None
-            for name in ("final_loss", "heldout_nats_per_token", "heldout_bits_per_byte")
-        )
-        assert "accuracy/heldout_continuation" in run["metrics"]
+    page = (project.folder / "results/report/smoke/figure_3a.html").read_text()
+    results = read_results(project.folder / "results/compare/smoke/figure_3a")
+    assert "plumbing" in page and [run.role for run in results.runs] == ["baseline", "tst"]
+    for run in results.runs:
+        for name in ("final_loss", "heldout_nats_per_token", "heldout_bits_per_byte"):
+            assert results.value(run.name, name) is not None
+        assert "accuracy/heldout_continuation" in results.metrics(run.name)
 
 
 @pytest.mark.parametrize(
     ("path", "old", "new", "expected"),
     [
-        ("tst_titan/report/index.html", "<title>", "<title>Edited ", {"report": 1}),
+        ("tst_titan/report/base.html", "<title>", "<title>Edited ", {"page": 1, "report": 1}),
         ("tst_titan/report/style.py", '"""', '"""Edited. ', AFTER_COMPARE),
         ("tst_titan/compare/arithmetic.py", '"""', '"""Edited. ', {"compare": 1, **AFTER_COMPARE}),
         (SCALE, "limit: 20", "limit: 10", {"evaluate_tasks": 2, "compare": 1, **AFTER_COMPARE}),

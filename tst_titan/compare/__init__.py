@@ -1,19 +1,11 @@
-"""Comparison of runs: curves, equal-FLOPs, equal-data and equal-loss arithmetic, tables and verdicts.
+"""Comparison of runs: curves, equal-FLOPs, equal-data and equal-loss arithmetic, one table, and what it says.
 
-Pure functions over files and data frames; nothing here draws, trains or knows the workflow. See
-docs/comparison.md for what each number means.
+``compare`` reads a run's files and makes ``Results``: a row a number (table.csv), the facts (comparison.json) and the
+curves. Everything that a kind of experiment adds is in its file of ``kinds``. See docs/comparison.md.
 """
 
-from tst_titan.compare.comparison import Comparison, compare, write_comparison
-from tst_titan.compare.spec import ComparisonSpec, Options, PublishedCell, RunSpec, load_spec
+from tst_titan.compare.comparison import compare
+from tst_titan.compare.results import Results, read_results, write_results
+from tst_titan.compare.spec import ComparisonSpec, load_spec
 
-__all__ = [
-    "Comparison",
-    "ComparisonSpec",
-    "Options",
-    "PublishedCell",
-    "RunSpec",
-    "compare",
-    "load_spec",
-    "write_comparison",
-]
+__all__ = ["ComparisonSpec", "Results", "compare", "load_spec", "read_results", "write_results"]

@@ -1,4 +1,4 @@
-"""Curves: the metrics of a run's stages joined into one data frame, smoothed and resampled.
+"""Curves: the metrics of a run's stages joined into one data frame, smoothed and thinned.
 
 A curve has one row a logged step and the columns of ``CURVE_COLUMNS``:
 
@@ -120,25 +120,6 @@ def smooth_values(values: np.ndarray, window: int) -> np.ndarray:
     if fitting < 3:
         return values.astype(float).copy()
     return np.asarray(savgol_filter(values, fitting, polyorder=1, axis=-1, mode="interp"))
-
-
-def resample(curve: pd.DataFrame, column: str, positions: np.ndarray, values: str = "loss") -> np.ndarray:
-    """``values`` of the comparable rows at ``positions`` of ``column``, by linear interpolation.
-
-    Args:
-        curve: a run's curve (or any frame with these columns and ``comparable``).
-        column: an increasing column: step, latents, data_tokens, flops, hours or device_hours.
-        positions: shape (n,), in the unit of ``column``.
-        values: the column to read, e.g. loss or smoothed.
-
-    Returns:
-        float64 of shape (n,); NaN outside the comparable rows: nothing is extrapolated.
-    """
-    rows = curve[curve["comparable"]]
-    if rows.empty:
-        return np.full(np.shape(positions), np.nan)
-    x, y = rows[column].to_numpy(float), rows[values].to_numpy(float)
-    return np.interp(positions, x, y, left=np.nan, right=np.nan)
 
 
 def thin(curve: pd.DataFrame, points: int) -> pd.DataFrame:

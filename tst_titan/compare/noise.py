@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+LARGE = 10**6
+"""Degrees of freedom of a normal distribution."""
 _QUADRATIC = 3  # coefficients of the local trend
 _LARGEST_CORRELATION = 0.95
 
@@ -37,6 +39,11 @@ class MeanWithError:
     def quantile(self, confidence: float) -> float:
         """Student's t quantile for a two-sided interval of this confidence."""
         return t_quantile(confidence, self.dof)
+
+
+def exact(value: float) -> MeanWithError:
+    """A number without an error, e.g. one of the paper's."""
+    return MeanWithError(value, 1, None, 0, 0.0)
 
 
 def t_quantile(confidence: float, dof: float) -> float:

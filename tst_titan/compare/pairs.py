@@ -1,105 +1,96 @@
-"""A run against a reference: at equal FLOPs, data and loss, on the hold-out set and in accuracy."""
+"""A run against a reference: at equal FLOPs, data and loss, on the hold-out set, in accuracy, and at the switch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
-from tst_titan.compare.arithmetic import Switch, interpolate_finals, loss_at, switch_spike
-from tst_titan.compare.documents import mean_over_documents, read_documents
-from tst_titan.compare.equal_loss import (
-    NO_TOKEN_LOSS,
-    EqualLoss,
-    by_length,
-    equal_loss,
-    metrics_sources,
-    run_reaches,
+from tst_titan.compare.arithmetic import (
+    Crossing,
+    Switch,
+    curve_crossing,
+    interpolate_finals,
+    length_crossing,
+    loss_at,
+    switch_spike,
 )
-from tst_titan.compare.measured import Measured, difference, merge_sources, missing
-from tst_titan.compare.noise import MeanWithError, t_quantile
+from tst_titan.compare.documents import mean_over_documents, read_documents
+from tst_titan.compare.kinds import Kind
+from tst_titan.compare.metrics import METRICS, metric_of
+from tst_titan.compare.noise import LARGE, MeanWithError, t_quantile
+from tst_titan.compare.numbers import Bound, Number, Winner, difference, merge_sources, missing, with_error
 from tst_titan.compare.runs import LOSS_UNIT, RunData, measured_mean
-from tst_titan.compare.spec import Options
+from tst_titan.config.comparison import ComparisonOptions
 
-Winner = Literal["run", "reference", "undecided"]
-_LARGE = 10**6
+BUDGETS = {"steps": "step", "flops": "flops", "data_tokens": "data_tokens", "hours": "hours"}
+"""Budgets of an equal loss, and the columns of a curve that they are read from."""
+PAIRED_BY_DOCUMENT = "paired by document"
+NO_TOKEN_LOSS = "no token loss: one of the runs ends in its bag phase"
+_SAME_FAMILY = ("lr", "epochs")
+Numbers = dict[str, Number]
 
 
-@dataclass(frozen=True)
-class AtBudget:
-    """Two losses at one budget.
+def references_of(run: RunData, runs: Sequence[RunData], kind: Kind) -> list[RunData]:
+    """The runs that ``run`` is compared with: those of its group and model that the kind picks.
 
-    Attributes:
-        ratio: the reference's whole budget over the run's.
-        winner: "undecided" where the interval of the difference holds 0 or is unknown; None without losses.
-        fair: both losses are final losses after a decay.
-        note: how the losses were read.
+    Runs of the same seed are preferred; only where there are none, other seeds stand in.
+    """
+    found = kind.candidates(run, [other for other in runs if other.together_with(run)])
+    for axis in kind.matched:
+        found = [other for other in found if other.axis(axis) == run.axis(axis)]
+    return [other for other in found if other.spec.seed == run.spec.seed] or found
+
+
+def family_of(reference: RunData, runs: Sequence[RunData]) -> list[RunData]:
+    """Baselines that differ from a baseline in length only, itself among them; one a length, shortest first.
+
+    Only those with a token loss; for another run than a baseline, itself alone.
     """
 
-    reference_loss: Measured
-    run_loss: Measured
-    difference: Measured
-    ratio: float
-    winner: Winner | None
-    fair: bool
-    note: str
+    def is_alike(other: RunData) -> bool:
+        return (
+            other.spec.is_baseline
+            and other.together_with(reference)
+            and other.spec.seed == reference.spec.seed
+            and other.steps != reference.steps
+            and all(other.axis(axis) == reference.axis(axis) for axis in _SAME_FAMILY)
+        )
 
-
-@dataclass(frozen=True)
-class Scored:
-    """Difference of one evaluation, run minus reference.
-
-    Attributes:
-        paired: the interval is of the differences document by document; else the two errors count as independent.
-    """
-
-    difference: Measured
-    winner: Winner | None
-    paired: bool = False
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A run against one reference of its group."""
-
-    group: str
-    reference: str
-    run: str
-    equal_flops: AtBudget
-    equal_data: AtBudget
-    equal_loss: EqualLoss | None
-    run_reaches_reference: EqualLoss | None
-    heldout: Scored
-    accuracy: Scored
-    switch: Switch | None
-    switch_sources: tuple[str, ...]
+    baseline = reference.spec.is_baseline
+    family = [other for other in runs if other is reference or (baseline and is_alike(other))]
+    lengths = {run.steps: run for run in reversed(family) if run.final.comparable}
+    return [lengths[steps] for steps in sorted(lengths)]
 
 
 def compare_pair(
-    reference: RunData, run: RunData, family: Sequence[RunData], options: Options, with_curves: bool = True
-) -> Pair:
+    reference: RunData,
+    run: RunData,
+    family: Sequence[RunData],
+    options: ComparisonOptions,
+    with_curves: bool = True,
+) -> list[Number]:
     """Everything that is said about one pair.
 
     Args:
         family: baselines that differ from each other in length only, the reference among them if it is one.
         with_curves: False leaves out what needs the curves redrawn (grids have hundreds of pairs).
     """
-    family = by_length(family)
-    return Pair(
-        group=run.spec.group,
-        reference=reference.name,
-        run=run.name,
-        equal_flops=at_budget("flops", reference, run, family, options),
-        equal_data=at_budget("data_tokens", reference, run, family, options),
-        equal_loss=equal_loss(reference, run, family, options) if with_curves else None,
-        run_reaches_reference=run_reaches(reference, run, options) if with_curves else None,
-        heldout=_heldout(reference, run, options),
-        accuracy=_scored(reference, run, "average_accuracy", options, lower_is_better=False),
-        switch=switch_spike(run.curve, reference.curve, options.smoothing_window) if with_curves else None,
-        switch_sources=merge_sources(metrics_sources(run), metrics_sources(reference)),
-    )
+    found = _within("equal_flops", at_budget("flops", reference, run, family, options))
+    found |= _within("equal_data", at_budget("data_tokens", reference, run, family, options))
+    if with_curves:
+        found |= _within("equal_loss", equal_loss(reference, run, family, options))
+        found |= _within("reaches", run_reaches(reference, run, options))
+    found["heldout.difference"] = _heldout(reference, run, options)
+    found["accuracy.difference"] = _scored(reference, run, "average_accuracy", options)
+    if with_curves:
+        spike = switch_spike(run.curve, reference.curve, options.smoothing_window)
+        sources = merge_sources(run.metrics_files, reference.metrics_files)
+        found |= _within("switch", {} if spike is None else switch_numbers(spike, sources))
+    place = {"group": run.spec.group, "run": run.name, "reference": reference.name}
+    return [number.at("pair", metric, **place) for metric, number in found.items()]
 
 
 def at_budget(
@@ -107,122 +98,267 @@ def at_budget(
     reference: RunData,
     run: RunData,
     family: Sequence[RunData],
-    options: Options,
-) -> AtBudget:
-    """Losses of reference and run at the same FLOPs or the same data tokens.
+    options: ComparisonOptions,
+) -> Numbers:
+    """Losses of reference and run at the same FLOPs or the same data tokens, their difference, and the budgets' ratio.
 
     In this order: final against final, where the whole budgets agree within ``equal_tolerance``; the run's
     final loss against the final loss interpolated between baselines of other lengths; the longer one's curve,
-    read inside at the shorter one's whole budget, which is unfair to the longer one and marked so.
+    read inside at the shorter one's whole budget, which is unfair to the longer one: the difference is a bound.
     """
     mine, theirs = run.total(column), reference.total(column)
-    ratio = theirs / mine
+    ratio = Number(theirs / mine, "")
     what = "FLOPs" if column == "flops" else "data tokens"
-    if not (run.final.comparable and reference.final.comparable):
+    if not _have_token_losses(run, reference):
         gap = missing(NO_TOKEN_LOSS, LOSS_UNIT, (reference.manifest, run.manifest))
-        return AtBudget(gap, gap, gap, ratio, None, False, gap.reason or "")
-    own = run.metrics["final_loss"]
-    if abs(ratio - 1) <= options.equal_tolerance:
-        note = f"final losses; the reference's {what} are {ratio:.3f} times the run's"
-        theirs_final = reference.metrics["final_loss"]
-        return _decided(theirs_final, own, reference.final.mean, run.final.mean, ratio, True, note, options)
-    lengths = np.array([item.total(column) for item in family])
-    finals = [item.final.mean for item in family]
-    between = interpolate_finals(lengths, finals, mine) if len(family) > 1 else None
+        return {"reference_loss": gap, "run_loss": gap, "difference": gap, "ratio": ratio}
+    if abs(ratio.number - 1) <= options.equal_tolerance:
+        note = f"final losses; the reference's {what} are {ratio.number:.3f} times the run's"
+        other, own = (side.metrics["final_loss"] for side in (reference, run))
+        return _decided(other, own, reference.final.mean, run.final.mean, note, options) | {"ratio": ratio}
+    lengths, finals = [item.total(column) for item in family], [item.final.mean for item in family]
+    between = interpolate_finals(np.array(lengths), finals, mine) if len(family) > 1 else None
     if between is not None:
         sources = merge_sources(*(item.metrics["final_loss"] for item in family))
         loss = measured_mean(between, options.confidence, sources)
         note = f"the baselines' final loss at the run's {what}, interpolated between their lengths"
-        return _decided(loss, own, between, run.final.mean, ratio, True, note, options)
-    return _inside(column, what, reference, run, ratio, options)
+        own = run.metrics["final_loss"]
+        return _decided(loss, own, between, run.final.mean, note, options) | {"ratio": ratio}
+    return _inside(column, what, reference, run, options) | {"ratio": ratio}
 
 
 def _decided(
-    reference_loss: Measured,
-    run_loss: Measured,
+    reference_loss: Number,
+    run_loss: Number,
     reference_mean: MeanWithError,
     run_mean: MeanWithError,
-    ratio: float,
-    fair: bool,
     note: str,
-    options: Options,
-) -> AtBudget:
+    options: ComparisonOptions,
+) -> Numbers:
     """Both losses, their difference and who is ahead."""
     quantile = t_quantile(options.confidence, min(reference_mean.dof, run_mean.dof))
-    gap = difference(
-        run_loss, reference_loss, quantile, "run minus reference; noise of the logged loss alone"
-    )
-    return AtBudget(reference_loss, run_loss, gap, ratio, _winner(gap, lower_is_better=True), fair, note)
+    method = "run minus reference; noise of the logged loss alone"
+    gap = difference(run_loss, reference_loss, quantile, method)
+    gap = replace(gap, winner=winner_of(gap, lower_is_better=True), note=note)
+    return {"reference_loss": reference_loss, "run_loss": run_loss, "difference": gap}
 
 
-def _inside(
-    column: str, what: str, reference: RunData, run: RunData, ratio: float, options: Options
-) -> AtBudget:
+def _inside(column: str, what: str, reference: RunData, run: RunData, options: ComparisonOptions) -> Numbers:
     """The longer run's curve at the shorter run's whole budget."""
-    longer, shorter = (reference, run) if ratio > 1 else (run, reference)
-    read, done = ("the reference", "the run") if longer is reference else ("the run", "the reference")
+    in_reference = reference.total(column) > run.total(column)
+    longer, shorter = (reference, run) if in_reference else (run, reference)
+    read, done = ("the reference", "the run") if in_reference else ("the run", "the reference")
     position = shorter.total(column)
     found = loss_at(longer.curve, column, position, options.smoothing_window)
+    final = shorter.metrics["final_loss"]
     if found is None:
-        reason = f"{read} has no token loss at {position:.4g} {what}"
-        gap = missing(reason, LOSS_UNIT, metrics_sources(longer))
-        own, other = run.metrics["final_loss"], reference.metrics["final_loss"]
-        losses = (gap, own) if longer is reference else (other, gap)
-        return AtBudget(*losses, gap, ratio, None, False, reason)
-    loss = measured_mean(
-        found, options.confidence, metrics_sources(longer), f"logged steps up to {position:.4g} {what}"
-    )
+        gap = missing(f"{read} has no token loss at {position:.4g} {what}", LOSS_UNIT, longer.metrics_files)
+        losses = (gap, final) if in_reference else (final, gap)
+        return dict(zip(("reference_loss", "run_loss", "difference"), (*losses, gap), strict=True))
+    what_read = f"logged steps up to {position:.4g} {what}"
+    loss = measured_mean(found, options.confidence, longer.metrics_files, what_read)
     note = (
         f"{read} is read inside its curve at {position:.4g} {what}, where it has not finished its decay; "
         f"{done} has, so the comparison favours {done}"
     )
-    final = shorter.metrics["final_loss"]
-    if longer is reference:
-        made = _decided(loss, final, found, shorter.final.mean, ratio, False, note, options)
-    else:
-        made = _decided(final, loss, shorter.final.mean, found, ratio, False, note, options)
-    ahead = "reference" if longer is reference else "run"
+    sides = (
+        (loss, final, found, shorter.final.mean) if in_reference else (final, loss, shorter.final.mean, found)
+    )
+    made = _decided(*sides, note, options)
+    gap = made["difference"]
     # An unfair comparison decides only against the side that it favours.
-    winner: Winner = made.winner if made.winner == ahead else "undecided"
-    return AtBudget(made.reference_loss, made.run_loss, made.difference, ratio, winner, False, note)
+    winner: Winner = gap.winner if gap.winner == ("reference" if in_reference else "run") else "undecided"
+    bound: Bound = "at_least" if in_reference else "at_most"
+    return made | {"difference": replace(gap, winner=winner, bound=bound)}
 
 
-def _heldout(reference: RunData, run: RunData, options: Options) -> Scored:
+def equal_loss(
+    reference: RunData, run: RunData, family: Sequence[RunData], options: ComparisonOptions
+) -> Numbers:
+    """What the baseline needs for the run's final loss, in every budget, and the speed-up: that over the run's own.
+
+    With baselines of several lengths, their final losses are interpolated in log length. With one, a run that
+    ends below it is out of its reach ("not reached"; a bound on the speed-up where the baseline is longer),
+    and a run that ends above it is met inside the baseline's curve, which bounds the speed-up from above.
+    """
+    target = run.metrics["final_loss"]
+    if not _have_token_losses(run, reference):
+        return _no_equal_loss(target, NO_TOKEN_LOSS)
+    if len(family) > 1:
+        return _over_lengths(run, family, options)
+    if run.final.mean.mean < reference.final.mean.mean:
+        return _not_reached(reference, run, options)
+    note = (
+        "read inside the reference's curve, before or during its decay: a reference planned to end there "
+        "would be lower, so the speed-up is at most this"
+    )
+    return _inside_curve(reference, run, target, "at_most", note, options)
+
+
+def run_reaches(reference: RunData, run: RunData, options: ComparisonOptions) -> Numbers:
+    """Where the run's own token-phase curve passes the reference's final loss, by the same names."""
+    target = reference.metrics["final_loss"]
+    if not _have_token_losses(run, reference):
+        return _no_equal_loss(target, NO_TOKEN_LOSS)
+    note = (
+        "read inside the run's curve: at that point it has not finished its decay, the reference has, so the "
+        "speed-up is at least this"
+    )
+    return _inside_curve(run, reference, target, "at_least", note, options)
+
+
+def _inside_curve(
+    moving: RunData, fixed: RunData, target: Number, bound: Bound, note: str, options: ComparisonOptions
+) -> Numbers:
+    """Where one side's curve passes the other's final loss."""
+    found = curve_crossing(
+        moving.curve, list(BUDGETS.values()), fixed.final.mean, options.smoothing_window,
+        options.confidence, options.bootstrap_samples, options.bootstrap_seed,
+    )  # fmt: skip
+    if found["step"].status == "never":
+        ends = f"{moving.final.mean.mean:.4f} after {moving.steps} steps"
+        return _no_equal_loss(target, f"not reached: {moving.name} ends at {ends}")
+    if found["step"].status == "before":
+        return _no_equal_loss(target, f"{moving.name} is below it from its first token-phase step on")
+    sources = merge_sources(moving.metrics_files, target)
+    return _crossed(found, sources, fixed, bound, note, "curve crossing")
+
+
+def _over_lengths(run: RunData, family: Sequence[RunData], options: ComparisonOptions) -> Numbers:
+    """Equal loss from the final losses of baselines of several lengths."""
+    target = run.metrics["final_loss"]
+    sources = merge_sources(target, *(item.metrics["final_loss"] for item in family))
+    found = {
+        column: length_crossing(
+            np.array([item.total(column) for item in family]), [item.final.mean for item in family],
+            run.final.mean, options.confidence, options.bootstrap_samples, options.bootstrap_seed,
+        )
+        for column in BUDGETS.values()
+    }  # fmt: skip
+    shortest, longest = family[0], family[-1]
+    if found["step"].status == "reached":
+        note = f"between baselines of {shortest.steps} to {longest.steps} steps, linear in log steps"
+        return _crossed(found, sources, run, "", note, "interpolated final losses")
+    if found["step"].status == "never":
+        note = f"even the longest baseline ({longest.steps} steps) ends above the run's final loss"
+        return _bounded(longest, run, sources, "at_least", note)
+    note = f"already the shortest baseline ({shortest.steps} steps) ends at or below the run's final loss"
+    return _bounded(shortest, run, sources, "at_most", note)
+
+
+def _not_reached(reference: RunData, run: RunData, options: ComparisonOptions) -> Numbers:
+    """The single baseline ends above the run: a bound where it was the longer one, else nothing."""
+    target = run.metrics["final_loss"]
+    note = (
+        f"not reached: the reference ends at {reference.final.mean.mean:.4f} after {reference.steps} steps, "
+        f"above the run's {run.final.mean.mean:.4f}"
+    )
+    if reference.total("flops") > run.total("flops") * (1 + options.equal_tolerance):
+        sources = merge_sources(target, reference.metrics["final_loss"])
+        return _bounded(reference, run, sources, "at_least", note)
+    return _no_equal_loss(target, note)
+
+
+def _bounded(end: RunData, run: RunData, sources: tuple[str, ...], bound: Bound, note: str) -> Numbers:
+    """The target lies outside the lengths that were run; the nearest length bounds the speed-up."""
+    sources, method = merge_sources(sources, (end.manifest, run.manifest)), bound.replace("_", " ")
+    ratios = {name: end.total(column) / run.total(column) for name, column in BUDGETS.items()}
+    found = {f"at.{name}": missing(note, METRICS[name].unit, sources) for name in BUDGETS}
+    found |= {
+        f"speedup.{name}": Number(ratio, "times", sources, method=method) for name, ratio in ratios.items()
+    }
+    return {name: replace(number, bound=bound, note=note) for name, number in found.items()}
+
+
+def _no_equal_loss(target: Number, reason: str) -> Numbers:
+    """Nothing can be said."""
+    found = {f"at.{name}": missing(reason, METRICS[name].unit, target.sources) for name in BUDGETS}
+    found |= {f"speedup.{name}": missing(reason, "times", target.sources) for name in BUDGETS}
+    return {name: replace(number, note=reason) for name, number in found.items()}
+
+
+def _crossed(
+    found: dict[str, Crossing], sources: tuple[str, ...], fixed: RunData, bound: Bound, note: str, method: str
+) -> Numbers:
+    """Budgets at the target, and speed-ups: the reference's budget over the run's, one a crossing, one a whole run."""
+    sources = merge_sources(sources, (fixed.manifest,))
+    at, speedup = {}, {}
+    for name, column in BUDGETS.items():
+        crossing, whole = found[column], fixed.total(column)
+        ends = (crossing.position, crossing.low, crossing.high)
+        if crossing.position is None:
+            at[f"at.{name}"] = missing("not reached", METRICS[name].unit, sources)
+            speedup[f"speedup.{name}"] = missing("not reached", "times", sources)
+            continue
+        at[f"at.{name}"] = Number(ends[0], METRICS[name].unit, sources, None, *ends[1:], method)
+        # The run's own curve moves where the speed-up is bounded from below.
+        if bound == "at_least":
+            position, high, low = (None if end is None else whole / end for end in ends)
+        else:
+            position, low, high = (None if end is None else end / whole for end in ends)
+        speedup[f"speedup.{name}"] = Number(position, "times", sources, None, low, high, method)
+    return {name: replace(number, bound=bound, note=note) for name, number in (at | speedup).items()}
+
+
+def switch_numbers(spike: Switch, sources: tuple[str, ...]) -> Numbers:
+    """What the switch costs, and when that is paid back."""
+    ends = spike.reference_ends
+    nothing = "the reference has no token loss at these steps"
+    at_switch = nothing if ends is None else "the reference has no token loss at the switch"
+    later = nothing if ends is None else f"not met again up to step {ends}, where the reference's curve ends"
+
+    def number(value: float | None, unit: str, reason: str = "") -> Number:
+        reason = reason if value is None else ""
+        return Number(value, unit, sources, method="smoothed curves", reason=reason)
+
+    return {
+        "step": number(spike.step, "steps"),
+        "first_loss": number(spike.first_loss, LOSS_UNIT),
+        "height_over_reference": number(spike.height_over_reference, LOSS_UNIT, at_switch),
+        "height_over_own_end": number(spike.height_over_own_end, LOSS_UNIT),
+        "recovered_step": number(spike.recovered_step, "steps", later),
+        "steps_to_recover": number(spike.steps_to_recover, "steps", later),
+    }
+
+
+def _heldout(reference: RunData, run: RunData, options: ComparisonOptions) -> Number:
     """Difference of the held-out losses, paired by document where both models scored the same ones."""
     name = "heldout_nats_per_token"
+    unpaired = _scored(reference, run, name, options)
     files = (run.spec.heldout_documents, reference.spec.heldout_documents)
-    if None in files or not (run.metrics[name].exists and reference.metrics[name].exists):
-        return _scored(reference, run, name, options, lower_is_better=True)
-    own, other = (read_documents(str(file)) for file in files)
+    if files[0] is None or files[1] is None or not unpaired.exists:
+        return unpaired
+    own, other = (read_documents(file) for file in files if file is not None)
     if not own.same_text_as(other):
-        return _scored(reference, run, name, options, lower_is_better=True)
+        return unpaired
     value, stderr = mean_over_documents(own.nats - other.nats, own.tokens)
-    half = None if stderr is None else stderr * t_quantile(options.confidence, len(own.numbers) - 1)
-    gap = Measured(
-        value,
-        LOSS_UNIT,
-        tuple(map(str, files)),
-        stderr,
-        None if half is None else value - half,
-        None if half is None else value + half,
-        f"run minus reference, paired by document ({len(own.numbers)}); noise of the scored text alone",
-    )
-    return Scored(gap, _winner(gap, lower_is_better=True), paired=True)
+    n = len(own.numbers)
+    method = f"run minus reference, paired by document ({n}); noise of the scored text alone"
+    quantile = t_quantile(options.confidence, n - 1)
+    gap = with_error(value, stderr, quantile, LOSS_UNIT, (files[0], files[1]), method)
+    return replace(gap, winner=winner_of(gap, lower_is_better=True), note=PAIRED_BY_DOCUMENT)
 
 
-def _scored(reference: RunData, run: RunData, name: str, options: Options, lower_is_better: bool) -> Scored:
+def _scored(reference: RunData, run: RunData, name: str, options: ComparisonOptions) -> Number:
     """Difference of an evaluation; both sides score the same items, so its interval is on the wide side."""
-    gap = difference(
-        run.metrics[name], reference.metrics[name], t_quantile(options.confidence, _LARGE),
-        "run minus reference; noise of the scored items alone",
-    )  # fmt: skip
-    return Scored(gap, _winner(gap, lower_is_better))
+    method = "run minus reference; noise of the scored items alone"
+    quantile = t_quantile(options.confidence, LARGE)
+    gap = difference(run.metrics[name], reference.metrics[name], quantile, method)
+    return replace(gap, winner=winner_of(gap, metric_of(name).lower_is_better))
 
 
-def _winner(gap: Measured, lower_is_better: bool) -> Winner | None:
-    """Who is ahead, from run minus reference."""
+def winner_of(gap: Number, lower_is_better: bool) -> Winner:
+    """Who is ahead, from run minus reference: nobody where the interval holds 0 or is unknown."""
     if gap.value is None:
-        return None
-    if gap.low is None or gap.high is None or gap.low <= 0 <= gap.high:
+        return ""
+    if not gap.excludes_zero:
         return "undecided"
     return "run" if (gap.value < 0) == lower_is_better else "reference"
+
+
+def _have_token_losses(*runs: RunData) -> bool:
+    return all(run.final.comparable for run in runs)
+
+
+def _within(what: str, numbers: Numbers) -> Numbers:
+    return {f"{what}.{name}": number for name, number in numbers.items()}

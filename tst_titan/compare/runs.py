@@ -1,24 +1,27 @@
-"""One run as the comparison sees it: its stages, curve, metrics and the paper's version of them."""
+"""One run as the comparison sees it: its stages, curve, numbers and the paper's version of them."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pandas as pd
 
 from tst_titan import paper
 from tst_titan.compare.arithmetic import FinalLoss, final_loss
 from tst_titan.compare.curves import run_curve
-from tst_titan.compare.evaluations import limited_tasks, read_heldout, read_tasks
-from tst_titan.compare.measured import Measured, missing
+from tst_titan.compare.evaluations import read_heldout, read_tasks
+from tst_titan.compare.metrics import METRICS, TASK
 from tst_titan.compare.noise import MeanWithError
-from tst_titan.compare.spec import Options, PublishedCell, RunSpec
+from tst_titan.compare.numbers import Number, missing, with_error
+from tst_titan.compare.results import RunFacts, StageFacts
+from tst_titan.compare.spec import PublishedCell, RunHeading, RunSpec
 from tst_titan.compare.stages import Stage, read_path
+from tst_titan.config.comparison import ComparisonOptions
+from tst_titan.config.experiment import PublishedRun
 from tst_titan.errors import UserError
 
-LOSS_UNIT = "nats/token"
+LOSS_UNIT = METRICS["final_loss"].unit
 
 
 @dataclass
@@ -38,18 +41,18 @@ class RunData:
         stages: root first.
         curve: see ``tst_titan.compare.curves``.
         final: its final loss.
-        metrics: every number of the run by name, missing ones with their reason.
+        metrics: every number of the run by metric, missing ones with their reason.
         published: the paper's numbers for it, by the same names.
-        limited: tasks that were scored on a part of their items.
+        facts: the rest, as the table's readers see it.
     """
 
     spec: RunSpec
     stages: Sequence[Stage]
     curve: pd.DataFrame
     final: FinalLoss
-    metrics: dict[str, Measured]
-    published: dict[str, Measured]
-    limited: Sequence[str]
+    metrics: dict[str, Number]
+    published: dict[str, Number]
+    facts: RunFacts
 
     @property
     def name(self) -> str:
@@ -59,16 +62,12 @@ class RunData:
     @property
     def manifest(self) -> str:
         """Path of the last stage's manifest."""
-        return self.stages[-1].manifest_path
+        return self.facts.manifest
 
     @property
-    def bag_sizes(self) -> list[int]:
-        """Bag sizes of its bag stages, in order, each change once."""
-        sizes: list[int] = []
-        for stage in self.stages:
-            if not stage.is_comparable and (not sizes or sizes[-1] != stage.bag_size):
-                sizes.append(stage.bag_size)
-        return sizes
+    def metrics_files(self) -> tuple[str, ...]:
+        """The files behind its curve."""
+        return tuple(stage.metrics for stage in self.facts.stages)
 
     @property
     def steps(self) -> int:
@@ -79,19 +78,27 @@ class RunData:
         """Budget of the whole run: step, flops, data_tokens, latents, hours or device_hours."""
         return self.metrics["steps" if column == "step" else column].number
 
-    @property
-    def model(self) -> tuple[object, ...]:
-        """What tells models apart: parameters, from the manifest, and width. Runs of two models never pair."""
-        parameters = self.stages[-1].manifest.get("parameters")
-        total = parameters.get("total") if isinstance(parameters, dict) else None
-        return (total, self.axis("width"))
-
     def axis(self, name: str) -> float | int | str | None:
         """Value of one of the experiment's axes."""
         return self.spec.axes.get(name)
 
+    def together_with(self, other: RunData) -> bool:
+        """Whether two runs are of one group and one model."""
+        return (self.spec.group, self.facts.model) == (other.spec.group, other.facts.model)
 
-def load_run(spec: RunSpec, options: Options, cache: FileCache) -> RunData:
+    def numbers(self) -> list[Number]:
+        """Its rows of the table, the paper's below its own."""
+        spec = self.spec
+        axes = {name: spec.axes.get(name) for name in ("bag_size", "bag_fraction")}
+        place = {name: float(value) for name, value in axes.items() if isinstance(value, int | float)}
+        return [
+            number.at(part, metric, group=spec.group, run=self.name, seed=spec.seed, **place)
+            for part, numbers in (("run", self.metrics), ("paper", self.published))
+            for metric, number in numbers.items()
+        ]
+
+
+def load_run(spec: RunSpec, options: ComparisonOptions, cache: FileCache) -> RunData:
     """Read a run's files and compute its own numbers.
 
     Raises:
@@ -102,42 +109,38 @@ def load_run(spec: RunSpec, options: Options, cache: FileCache) -> RunData:
     final = final_loss(curve, options.last_k)
     _check_final(stages[-1], curve, final)
     metrics = budget_metrics(stages) | loss_metrics(stages[-1], final, options.confidence)
-    manifest = stages[-1].manifest_path
-    metrics |= read_heldout(spec.heldout, manifest, options.confidence)
-    metrics |= read_tasks(spec.tasks, options.accuracy, options.confidence)
-    return RunData(spec, stages, curve, final, metrics, published_metrics(spec), limited_tasks(spec.tasks))
+    metrics |= read_heldout(spec.heldout, stages[-1].manifest_path, options.confidence)
+    accuracies, limited = read_tasks(spec.tasks, options.accuracy, options.confidence)
+    facts = _facts(spec, stages, final, limited)
+    return RunData(spec, stages, curve, final, metrics | accuracies, published_metrics(spec), facts)
 
 
-def budget_metrics(stages: Sequence[Stage]) -> dict[str, Measured]:
+def budget_metrics(stages: Sequence[Stage]) -> dict[str, Number]:
     """What a run cost and read, from its manifests."""
-    last = stages[-1]
-    source = (last.manifest_path,)
-    every = tuple(stage.manifest_path for stage in stages)
+    last, every = stages[-1], tuple(stage.manifest_path for stage in stages)
     bag = [stage for stage in stages if not stage.is_comparable]
+    of_bags = tuple(stage.manifest_path for stage in bag) or every[-1:]
     device_seconds = sum(stage.number("stage_seconds") * stage.number("world_size") for stage in stages)
+    time = "training time alone"
     return {
-        "steps": Measured(last.end_step, "steps", source),
-        "bag_steps": Measured(
-            sum(stage.end_step - stage.start_step for stage in bag),
-            "steps",
-            tuple(stage.manifest_path for stage in bag) or source,
-        ),
-        "latents": Measured(last.number("latents"), "latents", source),
-        "data_tokens": Measured(last.number("data_tokens"), "tokens", source),
-        "unique_data_tokens": Measured(last.number("unique_data_tokens"), "tokens", source),
-        "epochs": Measured(last.number("epochs_read"), "epochs", source),
-        "flops": Measured(last.number("flops"), "FLOPs", source),
-        "hours": Measured(last.number("seconds") / 3600, "hours", source, method="training time alone"),
-        "device_hours": Measured(device_seconds / 3600, "device-hours", every, method="training time alone"),
-    }
+        "steps": Number(last.end_step, "steps", every[-1:]),
+        "bag_steps": Number(sum(stage.end_step - stage.start_step for stage in bag), "steps", of_bags),
+        **{
+            name: Number(last.number(key), METRICS[name].unit, every[-1:])
+            for name, key in (("latents",) * 2, ("data_tokens",) * 2, ("unique_data_tokens",) * 2,
+                              ("epochs", "epochs_read"), ("flops",) * 2)
+        },
+        "hours": Number(last.number("seconds") / 3600, "hours", every[-1:], method=time),
+        "device_hours": Number(device_seconds / 3600, "device-hours", every, method=time),
+    }  # fmt: skip
 
 
-def loss_metrics(last: Stage, final: FinalLoss, confidence: float) -> dict[str, Measured]:
+def loss_metrics(last: Stage, final: FinalLoss, confidence: float) -> dict[str, Number]:
     """Final training losses; a run that ends in its bag phase has a bag loss instead."""
     source = (last.metrics_path,)
-    mean = measured_mean(final.mean, confidence, source, "logged steps")
-    newest = Measured(final.last, LOSS_UNIT, source, method="last logged step")
+    mean = measured_mean(final.mean, confidence, source)
     if final.comparable:
+        newest = Number(final.last, LOSS_UNIT, source, method="last logged step")
         return {"final_loss": mean, "final_loss_last": newest}
     reason = f"the run ends in its bag phase: {final.mean.mean:.4f} is a bag loss, not a token loss"
     gap = missing(reason, LOSS_UNIT, source)
@@ -146,49 +149,51 @@ def loss_metrics(last: Stage, final: FinalLoss, confidence: float) -> dict[str, 
 
 def measured_mean(
     mean: MeanWithError, confidence: float, sources: tuple[str, ...], what: str = "logged steps"
-) -> Measured:
+) -> Number:
     """A mean over logged steps as a number with its interval."""
-    method = f"mean of the last {mean.n} {what}"
-    if mean.stderr is None:
-        return Measured(mean.mean, LOSS_UNIT, sources, method=method + "; too few for an error")
-    half = mean.stderr * mean.quantile(confidence)
-    return Measured(mean.mean, LOSS_UNIT, sources, mean.stderr, mean.mean - half, mean.mean + half, method)
+    method = f"mean of the last {mean.n} {what}" + ("; too few for an error" if mean.stderr is None else "")
+    return with_error(mean.mean, mean.stderr, mean.quantile(confidence), LOSS_UNIT, sources, method)
 
 
-def published_metrics(spec: RunSpec) -> dict[str, Measured]:
-    """The paper's numbers for a run, by our names; {} where it has none."""
-    if spec.paper is None:
-        return {}
-    if spec.paper.variant is not None:
-        return _published_run(spec.paper)
-    return _published_cell(spec, spec.paper)
+def published_metrics(spec: RunSpec) -> dict[str, Number]:
+    """The paper's numbers for a run, by our names; {} where it has none.
+
+    Raises:
+        UserError: the paper's tables have no such run or cell.
+    """
+    match spec.paper:
+        case None:
+            return {}
+        case PublishedRun() as wanted:
+            rows = paper.published_runs(wanted.model, wanted.variant)
+            rows = rows[rows["total_steps"] == wanted.total_steps]
+            if rows.empty:
+                raise UserError(
+                    f"the paper's tables 1 to 3 have no {wanted.variant} of {wanted.model} with "
+                    f"{wanted.total_steps} steps"
+                )
+            return _published_run(rows.iloc[0])
+        case PublishedCell() as wanted:
+            return _published_cell(spec, wanted)
 
 
-def _published_run(cell: PublishedCell) -> dict[str, Measured]:
+def _published_run(row: pd.Series) -> dict[str, Number]:
     """A row of the paper's tables 1 to 3."""
-    rows = paper.published_runs(cell.model, cell.variant)
-    rows = rows[rows["total_steps"] == cell.total_steps]
-    if rows.empty:
-        raise UserError(
-            f"the paper's tables 1 to 3 have no {cell.variant} of {cell.model} with {cell.total_steps} steps"
-        )
-    row = rows.iloc[0]
-    found = {
-        "final_loss": (row["final_loss"], LOSS_UNIT),
-        "data_tokens": (row["total_tokens"], "tokens"),
-        "device_hours": (row["b200_hours"], "B200-hours"),
-        "steps": (row["total_steps"], "steps"),
-        "average_accuracy": (row["average_accuracy"], "%"),
-        "mmlu": (row["mmlu"], "%"),
-    } | {f"accuracy/{task}": (row[task], "%") for task in paper.SEVEN_TASKS}
+    columns = {
+        "final_loss": "final_loss", "data_tokens": "total_tokens", "device_hours": "b200_hours", "steps": "total_steps",
+        "average_accuracy": "average_accuracy", "mmlu": "mmlu", **{TASK + task: task for task in paper.SEVEN_TASKS},
+    }  # fmt: skip
+    units = {name: METRICS[name].unit if name in METRICS else "%" for name in columns} | {
+        "device_hours": "B200-hours"
+    }
     return {
-        name: Measured(float(value), unit, (row["source"],), method="published")
-        for name, (value, unit) in found.items()
-        if not pd.isna(value)
+        name: Number(float(row[column]), units[name], (row["source"],), method="published")
+        for name, column in columns.items()
+        if not pd.isna(row[column])
     }
 
 
-def _published_cell(spec: RunSpec, cell: PublishedCell) -> dict[str, Measured]:
+def _published_cell(spec: RunSpec, wanted: PublishedCell) -> dict[str, Number]:
     """Cells of the paper's tables 4 to 28 at the run's bag size and bag fraction."""
     bag_size, fraction = spec.axes.get("bag_size"), spec.axes.get("bag_fraction")
     if spec.is_baseline:
@@ -198,23 +203,36 @@ def _published_cell(spec: RunSpec, cell: PublishedCell) -> dict[str, Measured]:
             f"run '{spec.name}': paper.bag_weighting needs numbers for axes.bag_size and axes.bag_fraction"
         )
     cells = paper.published_sweeps(
-        model=cell.model, total_steps=cell.total_steps, bag_weighting=cell.bag_weighting
+        model=wanted.model, total_steps=wanted.total_steps, bag_weighting=wanted.bag_weighting
     )
-    here = (cells["bag_size"] == bag_size) & ((cells["bag_step_ratio"] - fraction).abs() < 1e-6)
-    cells = cells[here]
+    cells = cells[(cells["bag_size"] == bag_size) & ((cells["bag_step_ratio"] - fraction).abs() < 1e-6)]
     names = {"loss": "final_bag_loss" if fraction == 1 else "final_loss", "mmlu": "mmlu"}
-    found = {
-        names.get(row["metric"], f"accuracy/{row['metric']}"): _published(row)
-        for row in cells.to_dict("records")
+    rows = [(names.get(row["metric"], f"{TASK}{row['metric']}"), row) for row in cells.to_dict("records")]
+    rows += [("average_accuracy", row) for row in paper.average_accuracy(cells).to_dict("records")]
+    return {
+        name: Number(float(row["value"]), row["unit"], (row["source"],), method="published")
+        for name, row in rows
     }
-    for row in paper.average_accuracy(cells).to_dict("records"):
-        found["average_accuracy"] = _published(row)
-    return found
 
 
-def _published(row: dict[Hashable, Any]) -> Measured:
-    """A cell of the paper's sweeps as a number."""
-    return Measured(float(row["value"]), row["unit"], (row["source"],), method="published")
+def _facts(spec: RunSpec, stages: Sequence[Stage], final: FinalLoss, limited: tuple[str, ...]) -> RunFacts:
+    """What is known of a run besides numbers."""
+    sizes: list[int] = []
+    for stage in stages:
+        if not stage.is_comparable and sizes[-1:] != [stage.bag_size]:
+            sizes.append(stage.bag_size)
+    manifest = stages[-1].manifest
+    return RunFacts(
+        **{name: getattr(spec, name) for name in RunHeading.model_fields},
+        bag_sizes=tuple(sizes), bag_loss_only=not final.comparable, limited=limited,
+        parameters=(manifest.get("parameters") or {}).get("total"),
+        device=str((manifest.get("machine") or {}).get("device")), data_identity=str(manifest.get("data_identity")),
+        stages=tuple(
+            StageFacts(directory=stage.directory, phase=stage.phase, bag_size=stage.bag_size,
+                       start_step=stage.start_step, end_step=stage.end_step)
+            for stage in stages
+        ),
+    )  # fmt: skip
 
 
 def _check_final(last: Stage, curve: pd.DataFrame, final: FinalLoss) -> None:

@@ -1,53 +1,32 @@
-"""Differences between runs over several seeds, and whether they lie outside the noise."""
+"""Differences between variants over several seeds, and whether they lie outside the noise."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy import stats
 
+from tst_titan.compare.metrics import METRICS
+from tst_titan.compare.noise import t_quantile
+from tst_titan.compare.numbers import Number, merge_sources, with_error
+from tst_titan.compare.runs import RunData
+from tst_titan.config.comparison import ComparisonOptions
 
-@dataclass(frozen=True)
-class SeedDifference:
-    """Mean of one variant minus mean of another over seeds.
-
-    Attributes:
-        n_reference, n_run: seeds behind each mean (paired: the seeds that both have).
-        paired: whether runs of the same seed were subtracted from each other.
-        mean_reference, mean_run, difference: in the unit of the metric; difference is run minus reference.
-        stderr, low, high: of the difference; None where there is one seed only.
-        low_reference, high_reference, low_run, high_run: interval of each mean; None for a single seed.
-        outside_noise: whether the interval excludes 0; None where nothing can be said.
-        statement: the same as a sentence.
-    """
-
-    n_reference: int
-    n_run: int
-    paired: bool
-    mean_reference: float
-    mean_run: float
-    difference: float
-    stderr: float | None
-    low: float | None
-    high: float | None
-    low_reference: float | None
-    high_reference: float | None
-    low_run: float | None
-    high_run: float | None
-    outside_noise: bool | None
-    statement: str
+SEED_METRICS = ("final_loss", "heldout_nats_per_token", "average_accuracy")
+PAIRED = "paired"
 
 
-def mean_interval(values: np.ndarray, confidence: float) -> tuple[float, float | None, float | None]:
-    """Mean and Student's t interval over seeds: (mean, low, high); no interval for a single value."""
-    mean = float(values.mean())
-    if values.size < 2:
-        return mean, None, None
-    half = float(stats.sem(values)) * _t(confidence, values.size - 1)
-    return mean, mean - half, mean + half
+def mean_over_seeds(
+    values: np.ndarray, confidence: float, unit: str = "", sources: tuple[str, ...] = ()
+) -> Number:
+    """Mean and Student's t interval over seeds; no interval for a single value."""
+    n = values.size
+    method = f"mean of {n} seed{'s' * (n > 1)}"
+    stderr = float(stats.sem(values)) if n > 1 else None
+    found = with_error(float(values.mean()), stderr, t_quantile(confidence, n - 1), unit, sources, method)
+    return replace(found, n=n)
 
 
 def difference_over_seeds(
@@ -56,7 +35,7 @@ def difference_over_seeds(
     confidence: float = 0.95,
     unit: str = "nats/token",
     same_data_order: bool = True,
-) -> SeedDifference:
+) -> tuple[Number, Number, Number]:
     """Compare two variants over seeds.
 
     Runs of one seed share their data order and are subtracted from each other where at least two seeds are
@@ -66,35 +45,68 @@ def difference_over_seeds(
     Args:
         reference, run: metric by seed; at least one each.
         confidence: of the two-sided interval.
-        unit: for the sentence.
+
+    Returns:
+        The reference's mean, the run's, and run minus reference, whose ``note`` says whether it is paired.
     """
     common = sorted(set(reference) & set(run))
     paired = same_data_order and len(common) >= 2
-    if paired:
-        a = np.array([reference[seed] for seed in common], dtype=float)
-        b = np.array([run[seed] for seed in common], dtype=float)
-    else:
-        a, b = (np.array([part[seed] for seed in sorted(part)], dtype=float) for part in (reference, run))
-    difference = float(b.mean() - a.mean())
+    a, b = (
+        np.array([part[seed] for seed in (common if paired else sorted(part))], dtype=float)
+        for part in (reference, run)
+    )
     stderr, dof = _error(a, b, paired)
-    low = high = outside = None
-    if stderr is not None:
-        half = stderr * _t(confidence, dof)
-        low, high = difference - half, difference + half
-        outside = bool(low > 0 or high < 0)
-    mean_a, low_a, high_a = mean_interval(a, confidence)
-    mean_b, low_b, high_b = mean_interval(b, confidence)
-    return SeedDifference(
-        n_reference=a.size, n_run=b.size, paired=paired, mean_reference=mean_a, mean_run=mean_b,
-        difference=difference, stderr=stderr, low=low, high=high, low_reference=low_a, high_reference=high_a,
-        low_run=low_b, high_run=high_b, outside_noise=outside,
-        statement=_statement(a.size, b.size, paired, difference, low, high, confidence, unit),
-    )  # fmt: skip
+    how = PAIRED if paired else "unpaired"
+    method = f"run minus reference, {how} over seeds"
+    gap = with_error(float(b.mean() - a.mean()), stderr, t_quantile(confidence, dof), unit, (), method)
+    means = (mean_over_seeds(part, confidence, unit) for part in (a, b))
+    return (*means, replace(gap, note=how))  # type: ignore[return-value]
 
 
-def _t(confidence: float, dof: float) -> float:
-    """Student's t quantile of a two-sided interval."""
-    return float(stats.t.ppf(0.5 + confidence / 2, dof))
+def over_seeds(
+    pairs: Sequence[tuple[RunData, RunData]],
+    runs: Sequence[RunData],
+    say_single: bool,
+    options: ComparisonOptions,
+) -> Iterator[Number]:
+    """Means over seeds for every pair of variants, which labels name.
+
+    Args:
+        pairs: (reference, run); pairs of the same two labels count once.
+        say_single: whether a final loss of one seed is worth a row: of every cell of a sweep it is not.
+    """
+    chosen: dict[tuple[object, ...], tuple[RunData, RunData]] = {}
+    for reference, run in pairs:
+        key = (run.spec.group, run.facts.model, reference.spec.label, run.spec.label)
+        chosen.setdefault(key, (reference, run))
+    for reference, run in chosen.values():
+        for metric in SEED_METRICS:
+            a, b = (_by_seed(variant, runs, metric) for variant in (reference, run))
+            single = len(a) < 2 and len(b) < 2
+            if not a or not b or (single and not (say_single and metric == "final_loss")):
+                continue
+            found = difference_over_seeds(
+                values_of(a), values_of(b), options.confidence, METRICS[metric].unit
+            )
+            of = [merge_sources(*part.values()) for part in (a, b)]
+            sources = (*of, merge_sources(*of))
+            place = {"group": run.spec.group, "run": run.spec.label, "reference": reference.spec.label}
+            for what, number, files in zip(
+                ("mean_reference", "mean_run", "difference"), found, sources, strict=True
+            ):
+                yield replace(number, sources=files).at("seeds", f"{metric}.{what}", **place)
+
+
+def values_of(by_seed: Mapping[int, Number]) -> dict[int, float]:
+    """The values alone."""
+    return {seed: number.number for seed, number in by_seed.items()}
+
+
+def _by_seed(variant: RunData, runs: Sequence[RunData], metric: str) -> dict[int, Number]:
+    """A metric of all runs of the same group, model and label by seed, where it exists."""
+    replicates = [run for run in runs if run.together_with(variant) and run.spec.label == variant.spec.label]
+    found = {run.spec.seed: run.metrics[metric] for run in replicates}
+    return {seed: number for seed, number in found.items() if number.exists}
 
 
 def _error(a: np.ndarray, b: np.ndarray, paired: bool) -> tuple[float | None, float]:
@@ -109,20 +121,3 @@ def _error(a: np.ndarray, b: np.ndarray, paired: bool) -> tuple[float | None, fl
         return 0.0, float(a.size + b.size - 2)
     dof = total**2 / (part_a**2 / (a.size - 1) + part_b**2 / (b.size - 1))
     return total**0.5, float(dof)
-
-
-def _statement(
-    n_a: int, n_b: int, paired: bool, difference: float, low: Any, high: Any, confidence: float, unit: str
-) -> str:
-    """The plain sentence."""
-    if low is None or high is None:
-        return (
-            f"One seed only ({n_a} against {n_b}): the difference of {difference:+.4g} {unit} cannot be told "
-            "from the noise over seeds."
-        )
-    how = f"paired over {n_a} seeds" if paired else f"{n_a} against {n_b} seeds, unpaired"
-    verdict = "outside" if low > 0 or high < 0 else "within"
-    return (
-        f"The mean difference is {difference:+.4g} {unit} ({confidence:.0%} interval {low:+.4g} to "
-        f"{high:+.4g}, {how}): {verdict} the noise over seeds."
-    )

@@ -1,59 +1,32 @@
-"""What is to be compared: the runs of one experiment, their files and the paper's version of them."""
+"""What is to be compared: the runs of one experiment, their files and the paper's version of them (spec.yaml)."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from tst_titan import paper
-from tst_titan.config.comparison import ComparisonOptions as Options
-from tst_titan.config.load import parse_yaml
-from tst_titan.errors import UserError
+from tst_titan.compare.kinds import kind_named
+from tst_titan.config.comparison import ComparisonOptions
+from tst_titan.config.experiment import Kind, PublishedRun
+from tst_titan.config.load import load
+from tst_titan.config.schema import Strict
 
-__all__ = ["ComparisonSpec", "Options", "PaperReference", "PublishedCell", "RunSpec", "load_spec"]
-
-Kind = Literal["pair", "grid", "lr_sweep", "seeds", "data_bound", "curriculum", "feeding", "transfer"]
 BASELINE = "baseline"
 
-REQUIRED_AXES: dict[str, tuple[str, ...]] = {
-    "grid": ("bag_size", "bag_fraction"),
-    "lr_sweep": ("lr",),
-    "data_bound": ("epochs",),
-    "transfer": ("bag_size", "bag_fraction"),
-}
-"""Axes that every non-baseline run of a kind must name; ``MATCHED_AXES`` bind baselines as well."""
 
-MATCHED_AXES: dict[str, tuple[str, ...]] = {"lr_sweep": ("lr",), "data_bound": ("epochs",)}
-"""Axes on which two runs must agree to be compared."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PublishedCell(_Strict):
-    """Where the paper's version of a run is found: a row of its tables 1 to 3, or a cell of its sweeps."""
+class PublishedCell(Strict):
+    """The grid of the paper's tables 4 to 28 that a run is a cell of; bag size and bag fraction are the run's."""
 
     model: str
     total_steps: int
-    variant: Literal["baseline", "tst", "tst_reinitialized_io"] | None = None
-    bag_weighting: Literal["uniform", "power_law"] | None = None
-
-    @model_validator(mode="after")
-    def _one_of(self) -> PublishedCell:
-        if (self.variant is None) == (self.bag_weighting is None):
-            raise ValueError(
-                "give variant (a row of tables 1 to 3) or bag_weighting (a cell of tables 4 to 28)"
-            )
-        return self
+    bag_weighting: Literal["uniform", "power_law"]
 
 
-class RunSpec(_Strict):
-    """One run: a path of stages, and the evaluations of its final model."""
+class RunHeading(Strict):
+    """What an experiment says of a run."""
 
     name: str = Field(min_length=1, description="unique in the comparison")
     label: str = Field(
@@ -62,12 +35,8 @@ class RunSpec(_Strict):
     role: str = Field(min_length=1, description='"baseline", "tst" or any other name')
     seed: int = 0
     group: str = Field("", description="runs are compared inside their group")
-    axes: dict[str, int | float | str] = {}
-    stages: tuple[str, ...] = Field(min_length=1, description="stage folders, root first")
-    heldout: str | None = Field(None, description="heldout.json of the final model")
-    heldout_documents: str | None = Field(None, description="its loss document by document")
-    tasks: str | None = None
-    paper: PublishedCell | None = None
+    axes: dict[str, int | float | str] = Field({})
+    paper: PublishedRun | PublishedCell | None = Field(None, description="the paper's version of the run")
 
     @property
     def is_baseline(self) -> bool:
@@ -75,13 +44,16 @@ class RunSpec(_Strict):
         return self.role == BASELINE
 
 
-class PaperReference(_Strict):
-    """Which published figure or table the experiment repeats."""
+class RunSpec(RunHeading):
+    """One run: a path of stages, and the evaluations of its final model."""
 
-    experiment: str
+    stages: tuple[str, ...] = Field(min_length=1, description="stage folders, root first")
+    heldout: str | None = Field(None, description="heldout.json of the final model")
+    heldout_documents: str | None = Field(None, description="its loss document by document")
+    tasks: str | None = None
 
 
-class TableReference(_Strict):
+class TableReference(Strict):
     """A table of the paper that is read from the runs of one group: a metric over bag size and bag fraction."""
 
     group: str
@@ -90,8 +62,8 @@ class TableReference(_Strict):
     number: int | None = Field(None, description="of the paper's table; None where it is not the paper's")
 
 
-class ComparisonSpec(_Strict):
-    """The runs of one experiment at one scale."""
+class Heading(Strict):
+    """What a comparison is about."""
 
     experiment: str
     scale: str
@@ -100,10 +72,15 @@ class ComparisonSpec(_Strict):
     caveat: str | None = Field(
         None, description="what a reader must know before any number, e.g. at smoke scale"
     )
-    paper: PaperReference | None = None
+    paper: str | None = Field(None, description="the figure or table of the paper that it repeats")
+    tables: dict[str, TableReference] = Field({})
+    options: ComparisonOptions = ComparisonOptions()
+
+
+class ComparisonSpec(Heading):
+    """The runs of one experiment at one scale."""
+
     metrics: tuple[str, ...] = Field((), description="metrics of grids, in order; accuracy is every task")
-    tables: dict[str, TableReference] = {}
-    options: Options = Options()
     runs: tuple[RunSpec, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -112,55 +89,25 @@ class ComparisonSpec(_Strict):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"runs: name '{twice[0]}' is used twice; names must be unique")
-        if self.paper is not None and self.paper.experiment not in paper.EXPERIMENTS:
-            known = ", ".join(paper.EXPERIMENTS)
-            raise ValueError(f"paper.experiment '{self.paper.experiment}' is unknown; known: {known}")
+        if self.paper is not None and self.paper not in paper.EXPERIMENTS:
+            raise ValueError(f"paper '{self.paper}' is unknown; known: {', '.join(paper.EXPERIMENTS)}")
+        kind = kind_named(self.kind)
         for run in self.runs:
-            wanted = REQUIRED_AXES.get(self.kind, ())
-            if run.is_baseline:
-                wanted = MATCHED_AXES.get(self.kind, ())
-            lacking = [axis for axis in wanted if axis not in run.axes]
+            lacking = [
+                axis for axis in (kind.matched if run.is_baseline else kind.needs) if axis not in run.axes
+            ]
             if lacking:
-                found = ", ".join(run.axes) or "none"
                 raise ValueError(
                     f"runs: '{run.name}' lacks axes.{lacking[0]}, which kind '{self.kind}' needs; "
-                    f"it has: {found}"
+                    f"it has: {', '.join(run.axes) or 'none'}"
                 )
         return self
 
-    @classmethod
-    def from_mapping(cls, mapping: Any, where: str = "comparison spec") -> ComparisonSpec:
-        """Validate plain data.
-
-        Raises:
-            UserError: names the key, the value found and what is wrong with it.
-        """
-        try:
-            return cls.model_validate(mapping)
-        except ValidationError as error:
-            problems = []
-            for item in error.errors():
-                key = ".".join(str(part) for part in item["loc"])
-                shown = "" if item["type"] in ("missing", "value_error") else f" (found {item['input']!r})"
-                problems.append(f"{key}: {item['msg']}{shown}".removeprefix(": "))
-            raise UserError(f"{where}: " + "; ".join(problems)) from error
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Plain types for JSON or YAML; ``from_mapping`` reads it back."""
-        return self.model_dump(mode="json")
-
 
 def load_spec(path: Path) -> ComparisonSpec:
-    """Read a comparison spec from a JSON or YAML file.
+    """Read a spec.yaml.
 
     Raises:
         UserError: the file is missing, does not parse or does not fit.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        mapping = json.loads(text) if path.suffix == ".json" else parse_yaml(text)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: is neither valid JSON nor YAML: {error}") from error
-    return ComparisonSpec.from_mapping(mapping, str(path))
+    return load(ComparisonSpec, path)

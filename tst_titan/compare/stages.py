@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tst_titan.compare.results import read_json
 from tst_titan.errors import UserError
 
 _NUMBERS = (
@@ -116,23 +116,6 @@ def read_path(directories: Sequence[str], cache: dict[str, Stage] | None = None)
     for parent, child in itertools.pairwise(stages):
         _check_continues(parent, child)
     return stages
-
-
-def read_json(path: Path, hint: str) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        UserError: the file is missing (``hint`` says why that may be), not JSON or not an object.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}): {hint}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: is not valid JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: holds a {type(found).__name__}; an object was expected")
-    return found
 
 
 def _check_config(config: Path, manifest: Path, expected: str) -> None:

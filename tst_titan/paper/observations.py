@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from tst_titan import paper
+from tst_titan.compare.kinds.grid import baseline_of, cells_of, grids_of
+from tst_titan.compare.results import Results, read_json, read_results
 from tst_titan.errors import UserError
 
 COLUMNS = (
@@ -70,9 +70,9 @@ def results_observations(results: Path) -> tuple[list[pd.DataFrame], list[str]]:
     found, left_out = [], []
     for path in sorted(results.glob("compare/*/*/comparison.json")):
         try:
-            caveat = json.loads(path.read_text(encoding="utf-8")).get("caveat")
-            rows = [] if caveat else _rows_of(path)
-        except (UserError, OSError, ValueError, AttributeError) as error:
+            compared = read_results(path)
+            rows = [] if compared.facts.caveat else _rows_of(compared)
+        except UserError as error:
             left_out.append(f"{path} is left out: {error}")
             continue
         if rows:
@@ -91,7 +91,7 @@ def comparison_observations(path: Path) -> pd.DataFrame:
     Raises:
         UserError: the file is no comparison, has no grid of final losses, or a manifest is unreadable.
     """
-    rows = _rows_of(path)
+    rows = _rows_of(read_results(path))
     if not rows:
         raise UserError(
             f"{path}: holds no grid of final losses over bag size and bag fraction with ordinary bags"
@@ -99,40 +99,36 @@ def comparison_observations(path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _rows_of(path: Path) -> list[dict[str, Any]]:
-    """Cells with a gain of a comparison's grids."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        runs = {run["name"]: run for run in found["runs"]}
-        grids = [grid for grid in found["grids"] if grid["metric"] == "final_loss" and grid["baseline"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is not a comparison.json with grids: {error}") from error
-    rows = [_grid_row(found, grid, cell, runs) for grid in grids for cell in grid["cells"]]
-    return [row for row in rows if row is not None]
+def _rows_of(compared: Results) -> list[dict[str, Any]]:
+    """Cells with a gain of a comparison's grids of final losses, with bags as in the published grids."""
+    rows = []
+    for group, metric in grids_of(compared):
+        baseline = baseline_of(compared, group, metric)
+        if metric != "final_loss" or baseline is None:
+            continue
+        losses, gains = (cells_of(compared, group, metric, what) for what in ("", ".gain"))
+        for (size, fraction), gain in gains.items():
+            run = compared.run_named[gain.runs[0]]
+            plain = all(run.axes.get(axis, value) == value for axis, value in PLAIN_BAGS.items())
+            if not gain.exists or not 0 < fraction < 1 or not plain:
+                continue
+            steps = compared.metrics(run.name)["steps"].number
+            model = f"{compared.scale}-{group or 'model'}"
+            rows.append({
+                "group": f"{model}-{steps:.0f}", "model": model, "parameters": _active_parameters(run.manifest),
+                "total_steps": steps, "latents": compared.value(run.name, "latents"), "bag_size": size,
+                "bag_fraction": fraction, "baseline_loss": baseline.value, "loss": losses[size, fraction].value,
+                "gain": gain.value, "source": run.manifest,
+            })  # fmt: skip
+    return rows
 
 
-def _grid_row(
-    found: Mapping[str, Any], grid: Mapping[str, Any], cell: Mapping[str, Any], runs: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    """One cell of a comparison's grid; None without a gain, or of other bags than the published grids have."""
-    if cell["gain"]["value"] is None or cell["bag_loss_only"] or not 0 < cell["bag_fraction"] < 1:
-        return None
-    run = runs[cell["runs"][0]]
-    if any(run["axes"].get(axis, plain) != plain for axis, plain in PLAIN_BAGS.items()):
-        return None
-    manifest = Path(run["manifest"])
+def _active_parameters(manifest: str) -> float:
+    """Parameters that process a latent, from a run's last manifest."""
     try:
-        parameters = json.loads(manifest.read_text(encoding="utf-8"))["parameters"]["active"]
-    except (OSError, ValueError, KeyError) as error:
+        return float(read_json(Path(manifest), "the run's folder is gone")["parameters"]["active"])
+    except (KeyError, TypeError) as error:
         raise UserError(f"{manifest}: parameters cannot be read: {error}") from error
-    steps = run["metrics"]["steps"]["value"]
-    model = f"{found['scale']}-{grid['group'] or 'model'}"
-    return {
-        "group": f"{model}-{steps:.0f}", "model": model, "parameters": float(parameters), "total_steps": steps,
-        "latents": run["metrics"]["latents"]["value"], "bag_size": cell["bag_size"],
-        "bag_fraction": cell["bag_fraction"], "baseline_loss": grid["baseline"]["value"],
-        "loss": cell["value"]["value"], "gain": cell["gain"]["value"], "source": str(manifest),
-    }  # fmt: skip
 
 
 def _from_sweeps(sweeps: pd.DataFrame, where: str = "published sweeps") -> pd.DataFrame:

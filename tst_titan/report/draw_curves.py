@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
-from tst_titan.report.panels import Panel, save_panel
-from tst_titan.report.read import Experiment
-from tst_titan.report.style import BAG_DASH, INK, MUTED, Look, format_axis, legend_below, looks_of
+from tst_titan.compare.results import Results, RunFacts
+from tst_titan.report import drawing
+from tst_titan.report.panels import Panel
+from tst_titan.report.style import BAG_DASH, INK, MUTED, Look, format_axis, looks_of
 from tst_titan.report.text import AXES, AXIS_NAMES, number_text
 
 _FEW = 4
@@ -54,14 +53,14 @@ def view_of(curves: pd.DataFrame) -> View:
     return View(_padded(token["smoothed"].min(), max(tops)), whole)
 
 
-def draw_curves(experiment: Experiment, folder: Path, token_phase_only: bool = False) -> list[Panel]:
+def draw_curves(experiment: Results, folder: Path, token_phase_only: bool = False) -> list[Panel]:
     """One panel for each of steps, FLOPs, data tokens and hours."""
     looks = looks_of(experiment.runs)
     return [_panel(experiment, looks, column, folder, token_phase_only) for column in AXES]
 
 
 def _panel(
-    experiment: Experiment, looks: dict[str, Look], column: str, folder: Path, token_phase_only: bool
+    experiment: Results, looks: dict[str, Look], column: str, folder: Path, token_phase_only: bool
 ) -> Panel:
     """All groups side by side against one column: above everything, below the token phases enlarged."""
     groups = experiment.groups
@@ -74,8 +73,8 @@ def _panel(
         row, place = divmod(index, across)
         below = figure.add_subplot(grid[2 * row + 1, place])
         above = figure.add_subplot(grid[2 * row, place], sharex=below)
-        runs = [run for run in experiment.runs if run["group"] == group]
-        curves = experiment.curves[experiment.curves["run"].isin([run["name"] for run in runs])]
+        runs = [run for run in experiment.runs if run.group == group]
+        curves = experiment.curves[experiment.curves["run"].isin([run.name for run in runs])]
         if token_phase_only:
             curves = curves[curves["comparable"] | ~curves["run"].isin(_with_tokens(runs))]
         view = view_of(curves)
@@ -92,25 +91,30 @@ def _panel(
         below.set_xlabel(AXES[column])
         if place == 0:
             below.set_ylabel("Loss, nats per token")
-    legend_below(figure, _legend(experiment.runs, looks))
+    bags = [drawing.key("bag loss", MUTED, linestyle=BAG_DASH, linewidth=1.2)]
+    with_bags = any(run.bag_sizes for run in experiment.runs)
+    drawing.legend(figure, (looks[run.name] for run in experiment.runs), bags if with_bags else [])
     caption = f"Training loss against {AXIS_NAMES[column]}. {curve_note(experiment)}"
     name = "loss_steps" if column == "step" else f"loss_{column}"
-    made = save_panel(
-        figure, folder, name, f"Loss against {AXIS_NAMES[column]}", caption,
-        _alt(experiment, column), role="curves",
-    )  # fmt: skip
-    plt.close(figure)
-    return made
+    return drawing.finish(
+        figure,
+        folder,
+        name,
+        f"Loss against {AXIS_NAMES[column]}",
+        caption,
+        _alt(experiment, column),
+        role="curves",
+    )
 
 
 def _draw_group(
-    axes: Axes, curves: pd.DataFrame, runs: Sequence[dict[str, Any]], looks: dict[str, Look], column: str
+    axes: Axes, curves: pd.DataFrame, runs: Sequence[RunFacts], looks: dict[str, Look], column: str
 ) -> list[float]:
     """The runs of one group into one pair of axes; returns where they switch from bags to tokens."""
     few = len(runs) <= _FEW
     switches: dict[float, str] = {}
     for run in runs:
-        look, curve = looks[run["name"]], curves[curves["run"] == run["name"]]
+        look, curve = looks[run.name], curves[curves["run"] == run.name]
         for _, part in curve.groupby("segment", sort=True):
             x = part[column].to_numpy(float)
             if not part["comparable"].iloc[0]:
@@ -123,8 +127,8 @@ def _draw_group(
                 axes.plot(x, part["loss"], color=look.colour, alpha=0.18, linewidth=0.6)
         _token_line(axes, curve[curve["comparable"]], look, column, few)
     if len(switches) <= _FEW:
-        for x, colour in switches.items():
-            axes.axvline(x, color=colour, linewidth=0.8, linestyle=":")
+        for place, colour in switches.items():
+            axes.axvline(place, color=colour, linewidth=0.8, linestyle=":")
     return sorted(switches)
 
 
@@ -139,32 +143,23 @@ def _token_line(axes: Axes, part: pd.DataFrame, look: Look, column: str, few: bo
     )  # fmt: skip
 
 
-def _legend(runs: Sequence[dict[str, Any]], looks: dict[str, Look]) -> list[Line2D]:
-    """One entry a look, and the bag phase where there is one."""
-    unique = dict.fromkeys(looks[run["name"]] for run in runs)
-    entries = [Line2D([], [], color=look.colour, marker=look.marker, label=look.key) for look in unique]
-    if any(run["bag_sizes"] for run in runs):
-        entries.append(Line2D([], [], color=MUTED, linestyle=BAG_DASH, linewidth=1.2, label="bag loss"))
-    return entries
-
-
-def _is_few(experiment: Experiment, group: str) -> bool:
+def _is_few(experiment: Results, group: str) -> bool:
     """Whether a group has so few runs that the logged losses are drawn too."""
-    return sum(run["group"] == group for run in experiment.runs) <= _FEW
+    return sum(run.group == group for run in experiment.runs) <= _FEW
 
 
-def _with_tokens(runs: Sequence[dict[str, Any]]) -> list[str]:
+def _with_tokens(runs: Sequence[RunFacts]) -> list[str]:
     """Runs that have a token phase, whose bag phase may be left out."""
-    return [run["name"] for run in runs if not run["bag_loss_only"]]
+    return [run.name for run in runs if not run.bag_loss_only]
 
 
-def curve_note(experiment: Experiment) -> str:
+def curve_note(experiment: Results) -> str:
     """What the lines of a loss figure mean."""
-    options = experiment.content["options"]
-    text = f"Strong lines: a line fitted to {options['smoothing_window']} logged steps around each point"
+    options = experiment.facts.options
+    text = f"Strong lines: a line fitted to {options.smoothing_window} logged steps around each point"
     if any(_is_few(experiment, group) for group in experiment.groups):
         text += "; faint: as logged"
-    if any(run["bag_sizes"] for run in experiment.runs):
+    if any(run.bag_sizes for run in experiment.runs):
         text += (
             ". Dashed and lighter: the bag loss, a mean over the tokens of a bag, which no token loss can be "
             "compared with; dotted: the switch to tokens"
@@ -172,11 +167,11 @@ def curve_note(experiment: Experiment) -> str:
     return text + "."
 
 
-def _alt(experiment: Experiment, column: str) -> str:
+def _alt(experiment: Results, column: str) -> str:
     ends = [
-        f"{run['label']} {number_text(run['metrics']['final_loss'])}"
+        f"{run.label} {number_text(experiment.get('run', run.name, 'final_loss'))}"
         for run in experiment.runs[:12]
-        if run["metrics"]["final_loss"]["value"] is not None
+        if experiment.value(run.name, "final_loss") is not None
     ]
     more = " and more" if len(experiment.runs) > len(ends) else ""
     return (

@@ -6,14 +6,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from tst_titan.report.panels import Panel, save_panel
-from tst_titan.report.read import Experiment
+from tst_titan.compare.results import Results, RunFacts
+from tst_titan.report import drawing
+from tst_titan.report.panels import Panel
 from tst_titan.report.style import INK, format_axis
 
 _MOST_RUNS = 4
@@ -35,13 +35,13 @@ class Load:
     switches: tuple[int, ...]
 
 
-def draw_experts(experiment: Experiment, folder: Path) -> Panel | None:
+def draw_experts(experiment: Results, folder: Path) -> Panel | None:
     """Heat maps of experts over steps, one column a run, rows for the first, middle and last layer.
 
     None where no run logged an expert load. Only the first runs are drawn where there are many.
     """
     loads = {
-        run["name"]: load
+        run.name: load
         for run in experiment.runs
         if (load := _read(run)) is not None
     }  # fmt: skip
@@ -68,32 +68,30 @@ def draw_experts(experiment: Experiment, folder: Path) -> Panel | None:
             if column == 0:
                 axes.set_ylabel(f"Layer {layer}: expert")
             if row == 0:
-                axes.set_title(_label(experiment, name), color=INK)
+                axes.set_title(experiment.run_named[name].label, color=INK)
         format_axis(places[-1][column], "step")
         places[-1][column].set_xlabel("Optimizer steps")
     even = ", ".join(dict.fromkeys(f"1/{load.shares.shape[2]}" for load in shown.values()))
     figure.colorbar(image, ax=places, label=f"Share of the layer's choices (even: {even})", shrink=0.8)
     left_out = len(loads) - len(shown)
-    made = save_panel(
+    return drawing.finish(
         figure, folder, "expert_load", "Expert load",
         "Share of a layer's routing choices that each expert received, over the steps; the dotted line is the switch "
         f"from bags to tokens. Layers {', '.join(str(layer) for layer in layers)} of {depth}."
         + (f" {left_out} more runs are not drawn." if left_out else ""),
-        f"Heat maps of expert load over steps for {', '.join(_label(experiment, name) for name in shown)}; the "
+        f"Heat maps of expert load over steps for {', '.join(experiment.run_named[name].label for name in shown)}; the "
         f"largest share of one expert is {largest:.3f}, an even share is {even}.",
-        data=_data(shown, layers),
+        _data(shown, layers),
     )  # fmt: skip
-    plt.close(figure)
-    return made
 
 
-def _read(run: dict[str, Any]) -> Load | None:
+def _read(run: RunFacts) -> Load | None:
     """Expert load of a run, thinned; None where its metrics hold none."""
-    rows = [row for stage in run["stages"] for row in _rows(Path(stage["metrics"]))]
+    rows = [row for stage in run.stages for row in _rows(Path(stage.metrics))]
     if not rows:
         return None
     kept = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MOST_COLUMNS)).round().astype(int))
-    switches = tuple(stage["end_step"] for stage in run["stages"] if stage["phase"] == "bag")
+    switches = tuple(stage.end_step for stage in run.stages if stage.phase == "bag")
     return Load(
         np.array([rows[i][0] for i in kept]), np.array([rows[i][1] for i in kept], dtype=float), switches
     )
@@ -107,10 +105,6 @@ def _rows(path: Path) -> Iterator[tuple[int, list[list[float]]]]:
             if found.get("expert_load") is None:
                 return
             yield found["step"], found["expert_load"]
-
-
-def _label(experiment: Experiment, name: str) -> str:
-    return next(run["label"] for run in experiment.runs if run["name"] == name)
 
 
 def _data(loads: dict[str, Load], layers: list[int]) -> pd.DataFrame:

@@ -1,28 +1,50 @@
-"""Draw the figures of one experiment: ``python -m tst_titan.report.figures --help``."""
+"""Draw the figures of one experiment and list them in figures.json."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 
-from tst_titan.errors import EXIT_USER_ERROR, UserError
+from tst_titan.compare.kinds import kind_named
+from tst_titan.compare.kinds.corpus_statistics import draw_mutual_information
+from tst_titan.errors import UserError
 from tst_titan.files import write_atomically
-from tst_titan.report.draw_corpus import draw_mutual_information
 from tst_titan.report.draw_curves import draw_curves
 from tst_titan.report.draw_experts import draw_experts
-from tst_titan.report.draw_grids import draw_grids
 from tst_titan.report.draw_results import draw_accuracy, draw_final_loss, draw_seeds
-from tst_titan.report.draw_sweeps import draw_sweeps, draw_transfer
 from tst_titan.report.panels import Panel
 from tst_titan.report.read import FIGURES_FORMAT, read_experiment
 from tst_titan.report.style import styled
 
-_OVERVIEW_KINDS = ("pair", "seeds", "curriculum", "feeding")
+
+def draw(
+    source: Path,
+    folder: Path,
+    token_phase_only: bool = False,
+    experiment: str | None = None,
+    scale: str | None = None,
+) -> list[Panel]:
+    """Draw what there is to draw from a comparison or from a corpus's statistics.
+
+    Args:
+        source: comparison.json or the folder that holds it, or mutual_information.json of a corpus.
+        token_phase_only: leave the bag phases out of a comparison's loss curves.
+        experiment, scale: whose figures those of a corpus are.
+
+    Raises:
+        UserError: the source cannot be read, or the figures of a corpus belong to nothing.
+    """
+    mpl.use("agg")
+    if source.name == "comparison.json" or source.is_dir():
+        return draw_experiment(source, folder, token_phase_only)
+    if experiment is None or scale is None:
+        raise UserError(
+            f"{source}: is no comparison.json; say whose figures these are: --experiment, --scale"
+        )
+    return draw_corpus_statistics(source, folder, experiment, scale)
 
 
 def draw_experiment(comparison: Path, folder: Path, token_phase_only: bool = False) -> list[Panel]:
@@ -38,22 +60,20 @@ def draw_experiment(comparison: Path, folder: Path, token_phase_only: bool = Fal
     """
     experiment = read_experiment(comparison)
     with styled():
-        made: list[Panel | None] = [*draw_grids(experiment, folder), *draw_sweeps(experiment, folder)]
-        made.append(draw_transfer(experiment, folder))
-        if experiment.kind in _OVERVIEW_KINDS:
+        kind = kind_named(experiment.facts.kind)
+        made: list[Panel | None] = [*kind.draw(experiment, folder)]
+        if kind.pairwise:
             made.append(draw_final_loss(experiment, folder))
         made.append(draw_seeds(experiment, folder))
         made.append(draw_accuracy(experiment, folder))
         made += draw_curves(experiment, folder, token_phase_only)
         made.append(draw_experts(experiment, folder))
     panels = [panel for panel in made if panel is not None]
-    _write_index(folder, experiment.name, experiment.scale, comparison, panels)
+    _write_index(folder, experiment.name, experiment.scale, experiment.folder / "comparison.json", panels)
     return panels
 
 
-def draw_corpus_statistics(
-    source: Path, folder: Path, name: str = "figure_10", scale: str = ""
-) -> list[Panel]:
+def draw_corpus_statistics(source: Path, folder: Path, name: str, scale: str) -> list[Panel]:
     """The mutual-information figure, which needs no training; ``name`` and ``scale`` go into figures.json.
 
     Raises:
@@ -65,32 +85,6 @@ def draw_corpus_statistics(
     return [panel]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser(description="Draw the figures of one experiment as SVG and PDF.")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--comparison", type=Path, help="comparison.json, or the folder that holds it")
-    source.add_argument("--mutual-information", type=Path, help="JSON of tst_titan.data.mutual_information")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the figures and figures.json")
-    parser.add_argument("--name", default="figure_10", help="experiment that --mutual-information belongs to")
-    parser.add_argument("--scale", default="", help="scale that --mutual-information belongs to")
-    parser.add_argument("--token-phase-only", action="store_true", help="leave bag phases out of loss curves")
-    arguments = parser.parse_args(argv)
-    mpl.use("agg")
-    try:
-        if arguments.comparison is not None:
-            panels = draw_experiment(arguments.comparison, arguments.out, arguments.token_phase_only)
-        else:
-            panels = draw_corpus_statistics(
-                arguments.mutual_information, arguments.out, arguments.name, arguments.scale
-            )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    print(f"{arguments.out}: {len(panels)} figures ({', '.join(panel.name for panel in panels)})")
-    return 0
-
-
 def _write_index(folder: Path, experiment: str, scale: str, source: Path, panels: Sequence[Panel]) -> None:
     content = {
         "format": FIGURES_FORMAT,
@@ -100,7 +94,3 @@ def _write_index(folder: Path, experiment: str, scale: str, source: Path, panels
         "panels": [panel.to_mapping() for panel in panels],
     }
     write_atomically(folder / "figures.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pandas as pd
 from matplotlib.figure import Figure
 
+from tst_titan.compare.numbers import Number, to_csv
 from tst_titan.files import write_atomically
 from tst_titan.report.style import save
 
@@ -49,30 +50,14 @@ def save_panel(
     caption: str,
     alt: str,
     role: Role = "result",
-    data: pd.DataFrame | None = None,
+    data: pd.DataFrame | Sequence[Number] | None = None,
 ) -> Panel:
-    """Write the figure's files and describe them."""
+    """Write the figure's files and describe them; ``data`` is what it draws, rows of the table of results or others."""
     save(figure, folder, name)
     csv = None
     if data is not None:
         csv = f"{name}.csv"
-        write_atomically(folder / csv, data.to_csv(index=False))
+        write_atomically(
+            folder / csv, data.to_csv(index=False) if isinstance(data, pd.DataFrame) else to_csv(data)
+        )
     return Panel(name, role, title, caption, alt, f"{name}.svg", f"{name}.pdf", csv)
-
-
-def number_rows(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Rows whose cells may be numbers of comparison.json: each becomes value, low, high, unit and source columns.
-
-    Columns ``x`` of a number are named x, x_low, x_high, and once for the row x_sources (joined by "; ").
-    """
-    flat = []
-    for row in rows:
-        cells: dict[str, Any] = {}
-        for key, value in row.items():
-            if isinstance(value, dict):
-                cells |= {key: value["value"], f"{key}_low": value["low"], f"{key}_high": value["high"]}
-                cells[f"{key}_sources"] = "; ".join(value["sources"])
-            else:
-                cells[key] = value
-        flat.append(cells)
-    return pd.DataFrame(flat)

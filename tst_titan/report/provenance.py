@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tst_titan.compare.results import StageFacts
 from tst_titan.data.manifest import DataManifest, load_manifest
 from tst_titan.errors import UserError
 from tst_titan.report.read import Experiment, read_json
@@ -17,7 +18,7 @@ _MOST_CONFIGS = 16
 
 
 @dataclass(frozen=True)
-class StageFacts:
+class StageRow:
     """One stage, from its manifest.
 
     Attributes:
@@ -53,22 +54,22 @@ class Provenance:
         machines, commits: the same for machines and commits.
     """
 
-    stages: list[StageFacts]
+    stages: list[StageRow]
     device_hours: str
     versions: list[tuple[dict[str, str], int]]
     machines: list[tuple[str, int]]
     commits: list[tuple[str, int]]
 
 
-def stages_of(experiment: Experiment) -> list[dict[str, Any]]:
+def stages_of(experiment: Experiment) -> list[StageFacts]:
     """Stages of an experiment in order, each once, as comparison.json has them."""
-    found = {stage["manifest"]: stage for run in experiment.runs for stage in run["stages"]}
+    found = {stage.manifest: stage for run in experiment.runs for stage in run.stages}
     return list(found.values())
 
 
 def provenance_of(experiments: Sequence[Experiment]) -> Provenance:
     """Everything about the stages behind some experiments; stages that they share count once."""
-    stages = {stage["manifest"]: stage for experiment in experiments for stage in stages_of(experiment)}
+    stages = {stage.manifest: stage for experiment in experiments for stage in stages_of(experiment)}
     manifests = {path: _manifest(path) for path in stages}
     with_config = len(stages) <= _MOST_CONFIGS
     facts = [_facts(stage, manifests[path], with_config) for path, stage in stages.items()]
@@ -111,19 +112,19 @@ def _manifest(path: str) -> dict[str, Any]:
         return {"problem": str(error)}
 
 
-def _facts(stage: dict[str, Any], manifest: dict[str, Any], with_config: bool) -> StageFacts:
+def _facts(stage: StageFacts, manifest: dict[str, Any], with_config: bool) -> StageRow:
     """One row of the stage table."""
-    config = Path(stage["directory"]) / "stage.yaml"
+    config = Path(stage.directory) / "stage.yaml"
     hours = manifest.get("stage_device_hours")
     parameters = (manifest.get("parameters") or {}).get("total")
     memory = manifest.get("peak_memory_gib")
-    return StageFacts(
-        directory=stage["directory"],
-        manifest=stage["manifest"],
-        metrics=stage["metrics"],
+    return StageRow(
+        directory=stage.directory,
+        manifest=stage.manifest,
+        metrics=stage.metrics,
         config=config.as_posix(),
-        phase=stage["phase"] + (f", s = {stage['bag_size']:g}" if stage["phase"] == "bag" else ""),
-        steps=f"{stage['start_step']:,} to {stage['end_step']:,}",
+        phase=stage.phase + (f", s = {stage.bag_size:g}" if stage.phase == "bag" else ""),
+        steps=f"{stage.start_step:,} to {stage.end_step:,}",
         parameters=GAP if parameters is None else amount(parameters),
         device_hours=hours,
         device_time=GAP if hours is None else duration(hours),

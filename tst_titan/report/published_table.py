@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +13,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tst_titan import paper
-from tst_titan.errors import EXIT_USER_ERROR, UserError
-from tst_titan.files import write_atomically
-from tst_titan.report.read import read_json
+from tst_titan.compare.evaluations import NOT_SCORED
+from tst_titan.compare.kinds.grid import BAG_LOSS, grids_of
+from tst_titan.compare.numbers import Number, missing
+from tst_titan.compare.results import Results
+from tst_titan.compare.spec import TableReference
+from tst_titan.errors import UserError
 from tst_titan.report.text import GAP, cell_note, metric_name, number_text, value_text
 
 _HERE = Path(__file__).parent
@@ -26,107 +27,96 @@ _COLUMNS = (
     "bag_size", "bag_fraction", "value", "low", "high", "unit", "bag_loss", "published", "reason", "runs", "sources",
 )  # fmt: skip
 Place = tuple[float, float]
+BASELINE_PLACE = (1.0, 0.0)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell: our number (a mapping of comparison.json, its value None for a gap), and the paper's."""
+    """One cell: our number, None where no run of ours has the place, and the paper's."""
 
     place: Place
-    ours: dict[str, Any] | None
+    ours: Number | None
     published: float | None
     unit: str
-    bag_loss: bool
-    runs: tuple[str, ...]
+
+    @property
+    def bag_loss(self) -> bool:
+        """Whether ours is a bag loss."""
+        return self.ours is not None and self.ours.note == BAG_LOSS
 
     @property
     def reason(self) -> str:
         """Why there is no number of ours; empty where there is one."""
-        if self.ours is None:
-            return NOT_RUN
-        return "" if self.ours["value"] is not None else str(self.ours["reason"])
+        return NOT_RUN if self.ours is None else self.ours.reason
 
     def row(self) -> dict[str, Any]:
         """As a row of the CSV."""
-        ours = self.ours or {"value": None, "low": None, "high": None, "sources": ()}
+        ours = self.ours or missing(NOT_RUN)
         return {
-            "bag_size": f"{self.place[0]:g}", "bag_fraction": f"{self.place[1]:g}", "value": ours["value"],
-            "low": ours["low"], "high": ours["high"], "unit": self.unit, "bag_loss": self.bag_loss,
-            "published": self.published, "reason": self.reason, "runs": " ".join(self.runs),
-            "sources": "; ".join(ours["sources"]),
+            "bag_size": f"{self.place[0]:g}", "bag_fraction": f"{self.place[1]:g}", "value": ours.value,
+            "low": ours.low, "high": ours.high, "unit": self.unit, "bag_loss": self.bag_loss,
+            "published": self.published, "reason": self.reason, "runs": " ".join(ours.runs),
+            "sources": "; ".join(ours.sources),
         }  # fmt: skip
 
 
-def entries(content: dict[str, Any], name: str) -> list[Entry]:
+def entries(experiment: Results, name: str) -> list[Entry]:
     """The cells of a table, ours and the paper's, in the order of bag size and bag fraction.
 
     Raises:
         UserError: the comparison has no such table.
     """
-    tables = content["tables"]
+    tables = experiment.facts.tables
     if name not in tables:
-        raise UserError(
-            f"{content['experiment']} has no {name}; it has: {', '.join(tables) or 'no tables of the paper'}"
-        )
-    table = tables[name]
-    ours = _ours(content, table)
-    published = _published(table["number"])
+        known = ", ".join(tables) or "no tables of the paper"
+        raise UserError(f"{experiment.name} has no {name}; it has: {known}")
+    ours = _ours(experiment, tables[name])
+    published: dict[Place, tuple[float, str]] = {}
+    if tables[name].number is not None:
+        for cell in paper.published_sweeps(table=tables[name].number).to_dict("records"):
+            published[float(cell["bag_size"]), float(cell["bag_step_ratio"])] = (
+                float(cell["value"]),
+                cell["unit"],
+            )
     found = []
     for place in sorted({*ours, *published}):
-        number, bag_loss, runs = ours.get(place, (None, False, ()))
-        value, unit = published.get(place, (None, number["unit"] if number else ""))
-        found.append(Entry(place, number, value, unit, bag_loss, runs))
+        number = ours.get(place)
+        value, unit = published.get(place, (None, number.unit if number else ""))
+        found.append(Entry(place, number, value, unit))
     return found
 
 
-def _ours(
-    content: dict[str, Any], table: dict[str, Any]
-) -> dict[Place, tuple[dict[str, Any], bool, tuple[str, ...]]]:
+def _ours(experiment: Results, table: TableReference) -> dict[Place, Number]:
     """Our numbers by place: the means of the comparison's grid, or each run's gap where it has none."""
-    metric = table["metric"]
-    runs = {
-        run["name"]: run
-        for run in content["runs"]
-        if run["group"] == table["group"]
-        and (run["role"] == "baseline" or run["axes"].get("weighting", "uniform") == table["weighting"])
-    }
-    found: dict[Place, tuple[dict[str, Any], bool, tuple[str, ...]]] = {}
-    for run in runs.values():
-        baseline = run["role"] == "baseline"
-        place = (1.0, 0.0) if baseline else (run["axes"]["bag_size"], run["axes"]["bag_fraction"])
-        bag_loss = run["bag_loss_only"] and metric == "final_loss"
-        number = run["metrics"].get("final_bag_loss" if bag_loss else metric)
-        missing: dict[str, Any] = {
-            "value": None,
-            "low": None,
-            "high": None,
-            "unit": "",
-            "method": "",
-            "sources": [],
-        }
-        missing["reason"] = "not among this run's evaluated tasks"
-        found.setdefault(place, (number or missing, bag_loss, (run["name"],)))
-    for grid in content["grids"]:
-        if grid["metric"] != metric or not all(
-            name in runs for cell in grid["cells"] for name in cell["runs"]
-        ):
+    metric, found = table.metric, dict[Place, Number]()
+    runs = [
+        run
+        for run in experiment.runs
+        if run.group == table.group
+        and (run.is_baseline or run.axes.get("weighting", "uniform") == table.weighting)
+    ]
+    for run in runs:
+        place = BASELINE_PLACE
+        if not run.is_baseline:
+            place = (float(run.axes["bag_size"]), float(run.axes["bag_fraction"]))
+        is_bag = run.bag_loss_only and metric == "final_loss"
+        number = experiment.get("run", run.name, "final_bag_loss" if is_bag else metric) or missing(
+            NOT_SCORED
+        )
+        note = BAG_LOSS if is_bag else number.note
+        found.setdefault(place, number.at("run", metric, runs=(run.name,), note=note))
+    names = {run.name for run in runs}
+    for group, other in grids_of(experiment):
+        rows = experiment.select("grid", group=group, metric=metric) if other == metric else []
+        if not all(name in names for row in rows if row.bag_size != 1 for name in row.runs):
             continue
-        for cell in grid["cells"]:
-            place = (cell["bag_size"], cell["bag_fraction"])
-            bag_loss = cell["bag_loss_only"] and metric == "final_loss"
-            if cell["value"]["value"] is not None:
-                found[place] = (cell["value"], bag_loss, tuple(cell["runs"]))
-        if grid["baseline"] is not None:
-            found[(1.0, 0.0)] = (grid["baseline"], False, found[(1.0, 0.0)][2])
+        for row in rows:
+            place = (row.bag_size or 0.0, row.bag_fraction or 0.0)
+            if place == BASELINE_PLACE:
+                found[place] = row.at("grid", metric, runs=found[place].runs)
+            elif row.exists:
+                found[place] = row
     return found
-
-
-def _published(number: int | None) -> dict[Place, tuple[float, str]]:
-    """The paper's cells by place, with their unit."""
-    if number is None:
-        return {}
-    rows = paper.published_sweeps(table=number).to_dict("records")
-    return {(float(r["bag_size"]), float(r["bag_step_ratio"])): (float(r["value"]), r["unit"]) for r in rows}
 
 
 def as_csv(cells: Sequence[Entry]) -> str:
@@ -138,40 +128,35 @@ def as_csv(cells: Sequence[Entry]) -> str:
     return text.getvalue()
 
 
-def as_html(content: dict[str, Any], name: str, cells: Sequence[Entry]) -> str:
+def as_html(experiment: Results, name: str, cells: Sequence[Entry]) -> str:
     """A page with the table: bag sizes down, bag fractions across, the paper's number below ours."""
-    table = content["tables"][name]
-    baseline = next((cell for cell in cells if cell.place == (1.0, 0.0)), None)
-    swept = [cell for cell in cells if cell.place != (1.0, 0.0)]
-    fractions = sorted({cell.place[1] for cell in swept})
-    places = {cell.place: cell for cell in swept}
-    sizes = sorted({size for size, _ in places})
-    rows = [(f"{size:g}", [_shown(places.get((size, fraction))) for fraction in fractions]) for size in sizes]
+    table = experiment.facts.tables[name]
+    places = {cell.place: cell for cell in cells}
+    swept = {place: cell for place, cell in places.items() if place != BASELINE_PLACE}
+    fractions, sizes = (sorted({place[axis] for place in swept}) for axis in (1, 0))
+    rows = [(f"{size:g}", [_shown(swept.get((size, fraction))) for fraction in fractions]) for size in sizes]
     reasons = dict.fromkeys(cell.reason for cell in cells if cell.ours is not None and cell.reason)
-    ours = sum(cell.ours is not None and cell.ours["value"] is not None for cell in swept)
+    ours = sum(cell.ours is not None and cell.ours.exists for cell in swept.values())
+    theirs, source = "", None
+    if table.number is not None:
+        first = paper.published_sweeps(table=table.number).iloc[0]
+        theirs = f"{first['model']}, {first['total_steps']:,} steps"
+        source = f"{paper.SOURCE_SHORT}, table {table.number}"
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
     return environment.get_template("published_table.html").render(
         css=Markup(_HERE.joinpath("page.css").read_text(encoding="utf-8")),
-        title=f"{name.replace('_', ' ').capitalize()}: {metric_name(table['metric']).lower()}",
-        content=content,
+        title=f"{name.replace('_', ' ').capitalize()}: {metric_name(table.metric).lower()}",
+        content=experiment.facts,
         table=table,
         name=name,
-        source=f"{paper.SOURCE_SHORT}, table {table['number']}" if table["number"] else None,
-        theirs=_theirs(table["number"]),
-        baseline=_shown(baseline),
+        source=source,
+        theirs=theirs,
+        baseline=_shown(places.get(BASELINE_PLACE)),
         fractions=[f"{fraction:g}" for fraction in fractions],
         rows=rows,
         reasons=list(reasons),
-        counts=(ours, sum(cell.published is not None for cell in swept)),
+        counts=(ours, sum(cell.published is not None for cell in swept.values())),
     )
-
-
-def _theirs(number: int | None) -> str:
-    """The paper's model and length of a table."""
-    if number is None:
-        return ""
-    first = paper.published_sweeps(table=number).iloc[0]
-    return f"{first['model']}, {first['total_steps']:,} steps"
 
 
 def _shown(cell: Entry | None) -> dict[str, str]:
@@ -183,30 +168,3 @@ def _shown(cell: Entry | None) -> dict[str, str]:
         text += " (bag)"
     published = value_text(cell.published, cell.unit) if cell.published is not None else ""
     return {"text": text, "paper": published, "note": NOT_RUN if cell.ours is None else cell_note(cell.ours)}
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser(
-        description="Write one of the paper's tables with our numbers beside its own."
-    )
-    parser.add_argument(
-        "comparison", type=Path, help="comparison.json of the experiment that it is read from"
-    )
-    parser.add_argument("table", help="its name, e.g. table_4")
-    parser.add_argument("--csv", type=Path, required=True)
-    parser.add_argument("--html", type=Path, required=True)
-    arguments = parser.parse_args(argv)
-    try:
-        content = read_json(arguments.comparison, "compare the experiment first")
-        cells = entries(content, arguments.table)
-        write_atomically(arguments.csv, as_csv(cells))
-        write_atomically(arguments.html, as_html(content, arguments.table, cells))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

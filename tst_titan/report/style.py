@@ -7,7 +7,7 @@ so that one SVG serves light and dark.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tst_titan.compare.spec import BASELINE
+from tst_titan.compare.results import RunFacts
 from tst_titan.text import amount, power_of_ten
 
 INK = "#1b1f24"
@@ -67,17 +67,17 @@ class Look:
     marker: str
 
 
-def looks_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, Look]:
+def looks_of(runs: Sequence[RunFacts]) -> dict[str, Look]:
     """The look of every run by name.
 
     Runs are told apart by label. Where there are more labels than colours, by bag size, which is what a grid
     is read for; baselines are black and grey in the order in which they come.
     """
-    labels = list(dict.fromkeys(run["label"] for run in runs))
+    labels = list(dict.fromkeys(run.label for run in runs))
     by_label = len(labels) <= MANY_KEYS
-    keys = {run["name"]: run["label"] if by_label else _bag_key(run) for run in runs}
-    baseline_keys = list(dict.fromkeys(keys[run["name"]] for run in runs if run["role"] == BASELINE))
-    other_keys = list(dict.fromkeys(keys[run["name"]] for run in runs if run["role"] != BASELINE))
+    keys = {run.name: run.label if by_label else _bag_key(run) for run in runs}
+    baseline_keys = list(dict.fromkeys(keys[run.name] for run in runs if run.is_baseline))
+    other_keys = list(dict.fromkeys(keys[run.name] for run in runs if not run.is_baseline))
     looks = {
         key: Look(key, BASELINES[i % len(BASELINES)], BASELINE_MARKERS[i % len(BASELINE_MARKERS)])
         for i, key in enumerate(baseline_keys)
@@ -90,9 +90,9 @@ def looks_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, Look]:
     return {name: looks[key] for name, key in keys.items()}
 
 
-def _bag_key(run: Mapping[str, Any]) -> str:
+def _bag_key(run: RunFacts) -> str:
     """Bag sizes of a run, "s = 8"; "baseline" where it has none."""
-    return "s = " + ", ".join(f"{size:g}" for size in run["bag_sizes"]) if run["bag_sizes"] else "baseline"
+    return "s = " + ", ".join(f"{size:g}" for size in run.bag_sizes) if run.bag_sizes else "baseline"
 
 
 def series_looks(names: Sequence[str]) -> dict[str, Look]:

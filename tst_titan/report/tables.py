@@ -1,34 +1,35 @@
-"""Tables of the page: runs beside the paper's, pairs, grids; each cell with its provenance."""
+"""Tables of the page and of the terminal: runs beside the paper's, pairs, grids; each cell with its provenance."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tst_titan.paper import SEVEN_TASKS, SOURCE_SHORT
-from tst_titan.report.read import Experiment
+from tst_titan.compare.evaluations import NOT_SCORED
+from tst_titan.compare.kinds.grid import BAG_LOSS, baseline_of, best_of, cells_of, grids_of
+from tst_titan.compare.metrics import BUDGETS, LOSSES, READ, TASK, metric_of, metric_rank, task_order
+from tst_titan.compare.numbers import Number
+from tst_titan.compare.results import Results, RunFacts
+from tst_titan.compare.sentences import BOUND_WORDS
+from tst_titan.paper import SOURCE_SHORT
 from tst_titan.report.text import (
     GAP,
     cell_note,
     interval_text,
     metric_name,
-    metric_rank,
     number_text,
     signed_text,
     value_text,
 )
+from tst_titan.text import text_table
 
-_BUDGETS = ("steps", "bag_steps")
-_READ = ("latents", "data_tokens", "unique_data_tokens", "epochs", "flops", "hours", "device_hours")
-_LOSSES = ("final_loss", "heldout_nats_per_token", "heldout_bits_per_byte")
-_HEADS = {
-    "bag_steps": "Bag steps", "unique_data_tokens": "Unique tokens", "hours": "Time", "device_hours": "Device time",
-    "heldout_nats_per_token": "Held-out loss", "heldout_bits_per_byte": "Bits per byte",
-    "average_accuracy": "Average of 7",
+_BAG_SIZE = "bag_size"
+_REPEATS = {"unique_data_tokens": "data_tokens", "device_hours": "hours"}
+_WINNERS = {"run": "run ahead", "reference": "reference ahead"}
+_PAIR_HEADS = {
+    "equal_flops": "Equal FLOPs", "equal_data": "Equal data", "equal_loss": "Equal loss: speed-up",
+    "heldout": "Held-out loss", "accuracy": "Average of 7", "switch": "Switch",
 }  # fmt: skip
-_WINNERS = {"run": "run ahead", "reference": "reference ahead", "undecided": "undecided"}
-Number = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Cell:
         small: shown below in small type.
         lines: further lines of a cell that says several things.
         gap: number of the gap's reason below the table; None where the cell has a value.
-        metric: name in comparison.json.
+        metric: name in table.csv.
     """
 
     text: str
@@ -80,233 +81,234 @@ class Table:
     methods: list[tuple[str, str]]
 
 
-def run_table(experiment: Experiment) -> Table:
+def run_table(experiment: Results) -> Table:
     """All runs, like the paper's tables 1 and 3, each followed by the paper's numbers for it."""
-    runs = experiment.runs
-    metrics = _metrics(runs)
-    several_groups, several_seeds = len(experiment.groups) > 1, len({run["seed"] for run in runs}) > 1
+    metrics = _columns(experiment)
+    several_seeds = len({run.seed for run in experiment.runs}) > 1
     reasons: list[str] = []
     rows = []
-    for run in runs:
-        head = run["label"] + (f" · {run['group']}" if several_groups and run["group"] else "")
-        head += f" · seed {run['seed']}" if several_seeds else ""
-        cells = [_bag_size_cell(run) if name == "bag_size" else _cell(run, name, reasons) for name in metrics]
-        rows.append(Row("run", head, (run["manifest"],), cells, run["name"]))
-        if run["published"]:
-            cells = [_published_cell(run, name) for name in metrics]
-            sources = _published_sources(run, metrics)
-            rows.append(Row("published", "the paper's, at its size", sources, cells, run["name"]))
-    heads = ["Bag size" if name == "bag_size" else _HEADS.get(name, metric_name(name)) for name in metrics]
-    return Table(heads, rows, reasons, _methods(runs, metrics))
+    for run in experiment.runs:
+        head = run.label + (f" · {run.group}" if len(experiment.groups) > 1 and run.group else "")
+        head += f" · seed {run.seed}" if several_seeds else ""
+        cells = [_cell(experiment, run, name, reasons) for name in metrics]
+        rows.append(Row("run", head, (run.manifest,), cells, run.name))
+        published = experiment.metrics(run.name, "paper")
+        if published:
+            cells = [_published_cell(published, name) for name in metrics]
+            sources = dict.fromkeys(
+                source for name in metrics if name in published for source in published[name].sources
+            )
+            # The paper is named once: "arXiv ..., table 4", "table 8".
+            short = [
+                source.removeprefix(f"{SOURCE_SHORT}, ") if i else source for i, source in enumerate(sources)
+            ]
+            rows.append(Row("published", "the paper's, at its size", tuple(short), cells, run.name))
+    heads = ["Bag size" if name == _BAG_SIZE else metric_of(name).column for name in metrics]
+    methods = {
+        metric_name(name): dict.fromkeys(n.method for n in experiment.select("run", metric=name) if n.method)
+        for name in metrics
+    }
+    told = [(name, "; ".join(list(found)[:3])) for name, found in methods.items() if found]
+    return Table(heads, rows, reasons, told)
 
 
-def pair_table(experiment: Experiment) -> Table | None:
-    """Every run against its references: equal FLOPs, data and loss, evaluations, the switch; None without pairs."""
-    pairs = experiment.content["pairs"]
-    if not pairs:
-        return None
-    labels = {run["name"]: run["label"] for run in experiment.runs}
-    names = {run["name"]: run for run in experiment.runs}
-    repeated = len(set(labels.values())) < len(labels)
-    rows = []
-    for pair in pairs:
-        who = (
-            [pair["run"], pair["reference"]] if repeated else [labels[pair["run"]], labels[pair["reference"]]]
-        )
-        cells = [
-            _budget_cell(pair["equal_flops"], "equal_flops"),
-            _budget_cell(pair["equal_data"], "equal_data"),
-            _equal_loss_cell(pair["equal_loss"]),
-            _scored_cell(pair["heldout"], "heldout"),
-            _scored_cell(pair["accuracy"], "accuracy"),
-            _switch_cell(pair["switch"]),
+def run_text(experiment: Results) -> str:
+    """The same for a terminal: gaps with their reasons and the last manifests below it."""
+    table = run_table(experiment)
+    rows = [
+        [
+            ("  " if row.kind == "published" else "") + row.head,
+            *(f"{c.text}{f' [{c.gap}]' if c.gap else ''}" for c in row.cells),
         ]
-        manifests = (names[pair["run"]]["manifest"], names[pair["reference"]]["manifest"])
-        rows.append(Row("run", f"{who[0]} against {who[1]}", manifests, cells))
-    heads = ["Equal FLOPs", "Equal data", "Equal loss: speed-up", "Held-out loss", "Average of 7", "Switch"]
-    return _without_empty(Table(heads, rows, [], []))
+        for row in table.rows
+    ]
+    lines = [text_table(["run", *table.heads], rows)]
+    lines += [f"[{number}] {reason}" for number, reason in enumerate(table.reasons, 1)]
+    return "\n".join([*lines, "", "From:", *(f"  {run.name}: {run.manifest}" for run in experiment.runs)])
 
 
-def grid_tables(experiment: Experiment) -> list[dict[str, Any]]:
+def pair_table(experiment: Results) -> Table | None:
+    """Every run against its references: equal FLOPs, data and loss, evaluations, the switch; None without pairs."""
+    labels = [run.label for run in experiment.runs]
+    repeated = len(set(labels)) < len(labels)
+    rows = []
+    for reference, run in experiment.pairs():
+        numbers = {
+            row.metric: row for row in experiment.select("pair", run=run.name, reference=reference.name)
+        }
+        cells = [
+            _budget_cell(numbers, "equal_flops"),
+            _budget_cell(numbers, "equal_data"),
+            _equal_loss_cell(numbers),
+            _scored_cell(numbers["heldout.difference"], "heldout"),
+            _scored_cell(numbers["accuracy.difference"], "accuracy"),
+            _switch_cell(numbers),
+        ]
+        who = [side.name if repeated else side.label for side in (run, reference)]
+        rows.append(Row("run", " against ".join(who), (run.manifest, reference.manifest), cells))
+    if not rows:
+        return None
+    # Columns in which no row says anything are left out.
+    kept = [
+        i
+        for i in range(len(_PAIR_HEADS))
+        if any(r.cells[i].text not in ("", GAP) or r.cells[i].lines for r in rows)
+    ]
+    heads = list(_PAIR_HEADS.values())
+    return Table(
+        [heads[i] for i in kept], [replace(r, cells=[r.cells[i] for i in kept]) for r in rows], [], []
+    )
+
+
+def grid_tables(experiment: Results) -> list[dict[str, Any]]:
     """One table a group and metric: bag sizes down, bag fractions across, the paper's value below ours."""
     tables = []
-    for grid in sorted(experiment.content["grids"], key=lambda grid: metric_rank(grid["metric"])):
-        sizes = sorted({cell["bag_size"] for cell in grid["cells"]})
-        fractions = sorted({cell["bag_fraction"] for cell in grid["cells"]})
-        cells = {(cell["bag_size"], cell["bag_fraction"]): cell for cell in grid["cells"]}
-        best = grid["best"] and (grid["best"]["bag_size"], grid["best"]["bag_fraction"])
+    for group, metric in sorted(grids_of(experiment), key=lambda grid: metric_rank(grid[1])):
+        cells, published = (cells_of(experiment, group, metric, what) for what in ("", ".paper"))
+        sizes, fractions = (
+            {place[axis]: None for place in sorted(cells, key=lambda p: p[axis])} for axis in (0, 1)
+        )
+        best = best_of(experiment, group, metric)
         rows = [
-            {"head": f"{size:g}", "cells": [_grid_cell(cells.get((size, r))) for r in fractions],
+            {"head": f"{size:g}",
+             "cells": [_grid_cell(cells.get((size, r)), published.get((size, r))) for r in fractions],
              "best": [(size, r) == best for r in fractions]}
             for size in sizes
         ]  # fmt: skip
+        baseline = baseline_of(experiment, group, metric)
         tables.append(
             {
-                "title": metric_name(grid["metric"]) + (f" · {grid['group']}" if grid["group"] else ""),
-                "metric": grid["metric"],
+                "title": metric_name(metric) + (f" · {group}" if group else ""),
+                "metric": metric,
                 "fractions": [f"{r:g}" for r in fractions],
                 "rows": rows,
-                "baseline": _plain_cell(grid["baseline"]),
-                "published_baseline": number_text(grid["published_baseline"]),
-                "paper": sorted(
-                    {s for c in grid["cells"] if c["published"] for s in c["published"]["sources"]}
-                ),
-                "gaps": sorted({c["value"]["reason"] for c in grid["cells"] if c["value"]["value"] is None}),
+                "baseline": Cell(GAP) if baseline is None else _number_cell(baseline),
+                "published_baseline": number_text(baseline_of(experiment, group, metric, ".paper")),
+                "paper": sorted({source for cell in published.values() for source in cell.sources}),
+                "gaps": sorted({cell.reason for cell in cells.values() if not cell.exists}),
             }
         )
     return tables
 
 
-def _metrics(runs: Sequence[dict[str, Any]]) -> list[str]:
+def _columns(experiment: Results) -> list[str]:
     """Columns in the order of the paper's tables; evaluations that no run has are left out."""
-    found = {name for run in runs for name, number in run["metrics"].items() if number["value"] is not None}
-    tasks = {name for name in found if name.startswith("accuracy/")}
-    seven = [f"accuracy/{task}" for task in SEVEN_TASKS]
-    ordered = [name for name in seven if name in tasks] + sorted(tasks - set(seven))
-    losses = [*_LOSSES[:1], *(["final_bag_loss"] if "final_bag_loss" in found else []), *_LOSSES[1:]]
+    found = {number.metric for number in experiment.select("run") if number.exists}
+    tasks = task_order({name for name in found if name.startswith(TASK)})
+    losses = [name for name in LOSSES if name != "final_loss_last"]
+    if "final_bag_loss" in found:
+        losses.insert(1, "final_bag_loss")
+    evaluations = [name for name in ("average_accuracy", *tasks, "mmlu") if name in found]
     return [
-        *_BUDGETS,
-        "bag_size",
-        *(name for name in _READ if _says_more(runs, name)),
+        *BUDGETS,
+        _BAG_SIZE,
+        *(name for name in READ if _says_more(experiment, name)),
         *losses,
-        *(m for m in ("average_accuracy", *ordered, "mmlu") if m in found),
+        *evaluations,
     ]
 
 
-def _published_sources(run: dict[str, Any], metrics: Sequence[str]) -> tuple[str, ...]:
-    """Where the paper's numbers of a row are from, the paper named once: "arXiv ..., table 4", "table 8"."""
-    shown = [number for name, number in run["published"].items() if name in metrics]
-    sources = list(dict.fromkeys(source for number in shown for source in number["sources"]))
-    first = sources[:1]
-    return tuple(first + [source.removeprefix(f"{SOURCE_SHORT}, ") for source in sources[1:]])
-
-
-def _says_more(runs: Sequence[dict[str, Any]], metric: str) -> bool:
+def _says_more(experiment: Results, metric: str) -> bool:
     """Whether a column differs from the one that it would repeat: unique from data tokens, device time from time."""
-    repeats = {"unique_data_tokens": "data_tokens", "epochs": "data_tokens", "device_hours": "hours"}
-    if metric not in repeats:
-        return True
+    values = [experiment.value(run.name, metric) for run in experiment.runs]
     if metric == "epochs":
-        return any(run["metrics"][metric]["value"] > 1 for run in runs)
-    return any(run["metrics"][metric]["value"] != run["metrics"][repeats[metric]]["value"] for run in runs)
+        return any(value is not None and value > 1 for value in values)
+    return metric not in _REPEATS or values != [
+        experiment.value(run.name, _REPEATS[metric]) for run in experiment.runs
+    ]
 
 
-def _cell(run: dict[str, Any], metric: str, reasons: list[str]) -> Cell:
+def _cell(experiment: Results, run: RunFacts, metric: str, reasons: list[str]) -> Cell:
     """One number of a run; a gap is numbered and its reason collected."""
-    number = run["metrics"].get(metric)
-    if number is not None and number["value"] is not None:
-        return _plain_cell(number, metric)
+    if metric == _BAG_SIZE:
+        sizes = " → ".join(map(str, run.bag_sizes)) or "1"
+        return Cell(sizes, None, f"bag sizes of the stages of {run.manifest}", metric=metric)
+    number = experiment.get("run", run.name, metric)
+    if number is not None and number.exists:
+        return _number_cell(number, metric)
     if metric == "final_bag_loss":
         return Cell("", metric=metric)
-    reason = "not among this run's evaluated tasks" if number is None else number["reason"]
+    reason = NOT_SCORED if number is None else number.reason
     if reason not in reasons:
         reasons.append(reason)
     return Cell(GAP, None, f"no value: {reason}", gap=reasons.index(reason) + 1, metric=metric)
 
 
-def _plain_cell(number: Number | None, metric: str = "") -> Cell:
+def _number_cell(number: Number, metric: str = "") -> Cell:
     """A number with its error below it where it has one."""
-    if number is None:
-        return Cell(GAP, None, "", metric=metric)
-    small = "" if number["stderr"] is None else f"± {value_text(number['stderr'], number['unit'])}"
-    return Cell(number_text(number), number["value"], cell_note(number), small, metric=metric)
+    small = "" if number.stderr is None else f"± {value_text(number.stderr, number.unit)}"
+    return Cell(number_text(number), number.value, cell_note(number), small, metric=metric)
 
 
-def _bag_size_cell(run: dict[str, Any]) -> Cell:
-    """Bag sizes in the order in which they were trained; 1 for a baseline."""
-    sizes = " → ".join(f"{size:g}" for size in run["bag_sizes"]) or "1"
-    return Cell(sizes, None, f"bag sizes of the stages of {run['manifest']}", metric="bag_size")
-
-
-def _published_cell(run: dict[str, Any], metric: str) -> Cell:
+def _published_cell(published: dict[str, Number], metric: str) -> Cell:
     """The paper's number; empty where it gives none."""
-    number = run["published"].get(metric)
+    number = published.get(metric)
     if metric == "hours" and number is None:
-        number = run["published"].get("device_hours")  # its unit, B200-hours, is written out
-    return Cell("", metric=metric) if number is None else _plain_cell(number, metric)
+        number = published.get("device_hours")  # its unit, B200-hours, is written out
+    return Cell("", metric=metric) if number is None else _number_cell(number, metric)
 
 
-def _methods(runs: Sequence[dict[str, Any]], metrics: Sequence[str]) -> list[tuple[str, str]]:
-    """How the columns were computed, by the first run that says so."""
-    found = []
-    for metric in metrics:
-        numbers = [run["metrics"][metric] for run in runs if metric in run["metrics"]]
-        methods = list(dict.fromkeys(number["method"] for number in numbers if number["method"]))
-        if methods:
-            found.append((metric_name(metric), "; ".join(methods[:3])))
-    return found
-
-
-def _budget_cell(found: dict[str, Any], metric: str) -> Cell:
+def _budget_cell(numbers: dict[str, Number], metric: str) -> Cell:
     """Difference at equal FLOPs or data, both losses below it."""
-    number = found["difference"]
-    if number["value"] is None:
-        return Cell(GAP, None, number["reason"] or "", lines=(number["reason"] or "",), metric=metric)
-    lines = [f"{number_text(found['run_loss'])} against {number_text(found['reference_loss'])}"]
-    lines += [interval_text(number)] if interval_text(number) else []
-    if not found["fair"]:
-        lines.append("read inside a curve: favours the shorter run")
-    lines.append(_WINNERS.get(found["winner"] or "undecided", ""))
-    note = f"{found['note']}; {cell_note(number)}"
-    return Cell(signed_text(number), number["value"], note, lines=tuple(lines), metric=metric)
+    gap, ours, theirs = (numbers[f"{metric}.{what}"] for what in ("difference", "run_loss", "reference_loss"))
+    if not gap.exists:
+        return Cell(GAP, None, gap.reason, lines=(gap.reason,), metric=metric)
+    lines = [f"{number_text(ours)} against {number_text(theirs)}", interval_text(gap)]
+    lines += ["read inside a curve: favours the shorter run"] if gap.bound else []
+    lines.append(_WINNERS.get(gap.winner, "undecided"))
+    note = f"{gap.note}; {cell_note(gap)}"
+    return Cell(signed_text(gap), gap.value, note, lines=tuple(filter(None, lines)), metric=metric)
 
 
-def _equal_loss_cell(found: dict[str, Any] | None) -> Cell:
+def _equal_loss_cell(numbers: dict[str, Number]) -> Cell:
     """The speed-up in every budget, or plainly "not reached"."""
-    if found is None:
+    steps = numbers.get("equal_loss.speedup.steps")
+    if steps is None:
         return Cell("", metric="equal_loss")
-    bound = {"at_least": "at least ", "at_most": "at most ", None: ""}[found["bound"]]
-    known = {name: number for name, number in found["speedup"].items() if number["value"] is not None}
-    steps = found["speedup"]["steps"]
+    bound = BOUND_WORDS[steps.bound]
     lines = []
-    for name, number in known.items():
-        interval = f" ({interval_text(number)})" if interval_text(number) else ""
-        words = {"steps": "steps", "flops": "FLOPs", "data_tokens": "data tokens", "hours": "hours"}[name]
-        lines.append(f"{bound}{number_text(number)} in {words}{interval}")
-    text = f"{bound}{number_text(steps)}" if found["status"] == "reached" else "not reached"
-    note = f"{found['note']}; {cell_note(steps)}"
-    return Cell(text, steps["value"], note, lines=tuple(lines), metric="equal_loss")
+    for budget in ("steps", "flops", "data_tokens", "hours"):
+        number = numbers[f"equal_loss.speedup.{budget}"]
+        if number.exists:
+            interval = f" ({interval_text(number)})" if interval_text(number) else ""
+            words = {"flops": "FLOPs"}.get(budget, budget.replace("_", " "))
+            lines.append(f"{bound}{number_text(number)} in {words}{interval}")
+    reached = numbers["equal_loss.at.steps"].exists
+    text = f"{bound}{number_text(steps)}" if reached else "not reached"
+    note = f"{steps.note}; {cell_note(steps)}"
+    return Cell(text, steps.value, note, lines=tuple(lines), metric="equal_loss")
 
 
-def _scored_cell(found: dict[str, Any], metric: str) -> Cell:
+def _scored_cell(gap: Number, metric: str) -> Cell:
     """Difference of an evaluation."""
-    number = found["difference"]
-    if number["value"] is None:
-        return Cell(GAP, None, cell_note(number), metric=metric)
-    lines = [interval_text(number)] if interval_text(number) else []
-    lines.append(_WINNERS.get(found["winner"] or "undecided", ""))
-    return Cell(signed_text(number), number["value"], cell_note(number), lines=tuple(lines), metric=metric)
+    if not gap.exists:
+        return Cell(GAP, None, cell_note(gap), metric=metric)
+    lines = filter(None, (interval_text(gap), _WINNERS.get(gap.winner, "undecided")))
+    return Cell(signed_text(gap), gap.value, cell_note(gap), lines=tuple(lines), metric=metric)
 
 
-def _switch_cell(found: dict[str, Any] | None) -> Cell:
+def _switch_cell(numbers: dict[str, Number]) -> Cell:
     """Height of the spike at the switch and the steps to recover."""
-    if found is None:
+    if "switch.step" not in numbers:
         return Cell("", metric="switch")
-    height, recovered = found["height_over_reference"], found["steps_to_recover"]
-    lines = [f"at step {found['step']:,}"]
-    if recovered["value"] is None:
-        lines.append(f"not recovered: {recovered['reason']}")
-    else:
-        lines.append(f"recovers after {number_text(recovered)} steps")
-    return Cell(signed_text(height), height["value"], cell_note(height), lines=tuple(lines), metric="switch")
+    step, height, recovered = (
+        numbers[f"switch.{what}"] for what in ("step", "height_over_reference", "steps_to_recover")
+    )
+    after = (
+        f"recovers after {number_text(recovered)} steps"
+        if recovered.exists
+        else f"not recovered: {recovered.reason}"
+    )
+    lines = (f"at step {number_text(step)}", after)
+    return Cell(signed_text(height), height.value, cell_note(height), lines=lines, metric="switch")
 
 
-def _grid_cell(cell: dict[str, Any] | None) -> Cell:
+def _grid_cell(number: Number | None, published: Number | None) -> Cell:
     """Ours, and the paper's below it."""
-    if cell is None:
+    if number is None:
         return Cell("")
-    small = f"paper {number_text(cell['published'])}" if cell["published"] is not None else ""
-    note = cell_note(cell["value"]) + ("; a bag loss: not comparable" if cell["bag_loss_only"] else "")
-    text = number_text(cell["value"]) + (" (bag)" if cell["bag_loss_only"] and cell["value"]["value"] else "")
-    return Cell(text, cell["value"]["value"], note, small)
-
-
-def _without_empty(table: Table) -> Table:
-    """The table without columns in which no row says anything."""
-    kept = [
-        i
-        for i in range(len(table.heads))
-        if any(row.cells[i].text not in ("", GAP) or row.cells[i].lines for row in table.rows)
-    ]
-    rows = [Row(r.kind, r.head, r.sources, [r.cells[i] for i in kept], r.name) for r in table.rows]
-    return Table([table.heads[i] for i in kept], rows, table.reasons, table.methods)
+    is_bag = number.note == BAG_LOSS
+    small = f"paper {number_text(published)}" if published is not None else ""
+    note = cell_note(number) + (f"; {BAG_LOSS}" if is_bag else "")
+    text = number_text(number) + (" (bag)" if is_bag and number.exists else "")
+    return Cell(text, number.value, note, small)

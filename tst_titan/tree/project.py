@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tst_titan.compare.published import published_cell, published_experiment, published_tables
 from tst_titan.config.corpus import CorpusConfig, load_corpus
 from tst_titan.config.experiment import ProjectConfig, ScaleConfig
 from tst_titan.config.load import read_yaml, to_yaml
@@ -17,13 +16,6 @@ from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
 from tst_titan.tree.draft import ScaleError
 from tst_titan.tree.resolve import Catalog, Experiment, Run, Stage, render, resolve, stages_of
-
-# Evaluations of a final model by their key in the comparison's spec: what an experiment asks for, and the file.
-EVALUATIONS = {
-    "heldout": ("heldout", "heldout.json"),
-    "heldout_documents": ("heldout", "heldout_documents.csv"),
-    "tasks": ("tasks", "tasks.json"),
-}
 
 
 @dataclass(frozen=True)
@@ -175,10 +167,6 @@ class Project:
         for name, corpus in (corpora | self._corpora(self.corpus_names)).items():
             render_corpus(corpus, results / "data" / name, root=self.root)
         render(self.stages, results)
-        for experiment in self.wanted():
-            folder = results / "compare" / self.scale_name / experiment.name
-            if experiment.runs:
-                write_if_changed(folder / "spec.yaml", to_yaml(self.comparison_spec(experiment)))
         for run in {run.recipe: run for experiment in self.wanted() for run in experiment.runs}.values():
             self._render_recipe(results, run)
 
@@ -202,44 +190,6 @@ class Project:
         """Whether an experiment's final models are evaluated: "heldout" or "tasks"."""
         asked = what in self.experiment(experiment, scale).config.evaluate
         return asked and (what != "tasks" or bool(self.scale(scale).evaluation.tasks))
-
-    def comparison_spec(self, experiment: Experiment) -> dict[str, Any]:
-        """What the comparison of an experiment reads (tst_titan/compare/spec.py)."""
-        scale = self.scale()
-        paper = published_experiment(experiment.config)
-        caveat = None
-        if not scale.means_something:
-            caveat = f"Scale {self.scale_name}: {scale.description} These numbers test the plumbing and mean nothing."
-        return {
-            "experiment": experiment.name,
-            "scale": self.scale_name,
-            "kind": experiment.config.kind,
-            "title": experiment.config.title,
-            "caveat": caveat,
-            "paper": {"experiment": paper} if paper else None,
-            "metrics": list(experiment.config.metrics),
-            "tables": published_tables(experiment.config),
-            "options": self.config.comparison.model_dump(mode="json"),
-            "runs": [self._run_spec(experiment, run) for run in experiment.runs],
-        }
-
-    def _run_spec(self, experiment: Experiment, run: Run) -> dict[str, Any]:
-        evaluations = f"{self.results}/evaluate/{run.recipe}/{run.lineage}"
-        place = (experiment.name, self.scale_name)
-        return {
-            "name": run.name,
-            "label": run.label,
-            "role": run.role,
-            "seed": run.seed,
-            "group": run.group,
-            "axes": run.axes,
-            "stages": [f"{self.results}/train/{stage.path}" for stage in run.stages],
-            **{
-                key: f"{evaluations}/{name}" if self.evaluates(what, *place) else None
-                for key, (what, name) in EVALUATIONS.items()
-            },
-            "paper": published_cell(experiment.config, run),
-        }
 
     def _render_recipe(self, results: Path, run: Run) -> None:
         stage = run.stages[0].config

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tst_titan.config.experiment import Collection, ExperimentConfig, ProjectConfig, ScaleConfig
+from tst_titan.config.experiment import Collection, ExperimentConfig, ProjectConfig, RunSpec, ScaleConfig
 from tst_titan.config.load import choose_file, dump, load, parse, parse_yaml, read_yaml
 from tst_titan.config.schema import RuntimeConfig, StageConfig
 from tst_titan.errors import UserError
@@ -56,6 +56,7 @@ class Run:
     length: str
     group: str
     axes: dict[str, Any]
+    spec: RunSpec
     stages: tuple[Stage, ...]
 
     @property
@@ -226,6 +227,7 @@ def _run(draft: Draft, in_groups: bool) -> Run:
         length=draft.spec.length,
         group=draft.spec.group or (f"{draft.size_name}-{draft.spec.length}" if in_groups else ""),
         axes=draft.axes(),
+        spec=draft.spec,
         stages=tuple(Stage(draft.recipe, *stage) for stage in draft.stages()),
     )
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from snakemake.cli import get_argument_parser
 from snakemake.logging import logger
 
+from tst_titan.compare.render import EVALUATIONS, write_specs
 from tst_titan.config.load import did_you_mean
-from tst_titan.tree.project import EVALUATIONS, Project
+from tst_titan.tree.project import Project
 from tst_titan.errors import UserError
 from tst_titan.run.progress import Terminal
 from tst_titan.run.prune import Pruning, check_parents
@@ -72,6 +73,7 @@ try:
         recognise_format_1(PROJECT.stages, Path(PROJECT.results))
     if workflow.is_main_process and "plan" not in ASKED.targets:
         PROJECT.render()
+        write_specs(PROJECT)
         if not ONLY_ASKED:
             check_parents(PROJECT.stages, Path(PROJECT.results))
 except UserError as error:

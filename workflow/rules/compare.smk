@@ -39,7 +39,7 @@ rule compare:
         heldout=evaluations("heldout"),
         documents=evaluations("heldout_documents"),
         tasks=evaluations("tasks"),
-        code=sorted(str(path) for path in (ROOT / "tst_titan/compare").glob("*.py")),
+        code=sorted(str(path) for path in (ROOT / "tst_titan/compare").rglob("*.py")),
     output:
         comparison=RESULTS + "/compare/{scale}/{experiment}/comparison.json",
         table=RESULTS + "/compare/{scale}/{experiment}/table.csv",

@@ -4,25 +4,25 @@
 report: "../report/workflow.rst"
 
 
-REPORT_CODE = ROOT / "tst_titan" / "report"
-# Snakemake does not see what a module imports: an edit of one of these redraws (tests/report checks the lists).
-FIGURE_MODULES = (
-    ["figures.py", "panels.py", "read.py", "style.py", "text.py"]
-    + [f"draw_{name}.py" for name in ("corpus", "curves", "experts", "grids")]
-    + [f"draw_{name}.py" for name in ("results", "sweeps")]
+def report_code(*patterns):
+    """Files of the report that match, for a rule's input: Snakemake does not see what a module imports."""
+    folder = ROOT / "tst_titan" / "report"
+    return sorted(str(path) for each in patterns for path in folder.glob(each))
+
+
+# An edit of one of these draws again (tests/report compares the lists with what is imported).
+SHARED = ["../text.py", "../compare/**/*.py", "text.py"]
+DRAWING = [*SHARED, "drawing.py", "read.py", "panels.py", "style.py"]
+FIGURE_CODE = report_code("figures.py", "draw_*.py", *DRAWING)
+PAGE_CODE = report_code(
+    "page.py", "tables.py", "provenance.py", "chart.*", "svg.py", *DRAWING
 )
-PAGE_MODULES = (
-    ["page.py", "tables.py", "provenance.py", "chart_data.py", "svg.py", "read.py"]
-    + ["style.py", "text.py", "draw_curves.py", "panels.py"]
-    + ["index.html", "experiment.html", "corpus.html", "provenance.html"]
-    + ["macros.html", "page.css", "chart.js"]
-)
-TABLE_MODULES = ["published_table.py", "published_table.html"]
-TABLE_MODULES += ["read.py", "text.py", "page.css"]
+PAGE_CODE += report_code("draw_curves.py", "*.html", "page.css")
+TABLE_CODE = report_code("published_table.*", "page.css", *SHARED)
+
 FIGURES = RESULTS + "/figures/{scale}/{experiment}"
+PAGES = RESULTS + "/report/{scale}/{experiment}.html"
 STATISTICS = RESULTS + "/data/{corpus}/statistics/mutual_information.json"
-
-
 TABLES = RESULTS + "/tables/{scale}/{table}"
 
 
@@ -49,8 +49,13 @@ def tables_of(experiment, scale):
     ]
 
 
+def pages():
+    """Pages of the experiments wanted."""
+    return [PAGES.format(scale=SCALE, experiment=name) for name in experiments_wanted()]
+
+
 def results_of(experiments):
-    """What a target of these experiments makes: the page, and the tables; nothing while others are wanted."""
+    """What a target of these experiments makes: their pages, the index, their tables; nothing while others are wanted."""
     if not set(experiments) <= set(experiments_wanted()):
         return []
     files = [path for name in experiments for path in tables_of(name, SCALE)]
@@ -61,46 +66,42 @@ def figure_options(wildcards):
     """How the figures' source is to be read."""
     experiment, scale = wildcards.experiment, wildcards.scale
     if not trains(experiment, scale):
-        return f"--name {experiment} --scale {scale} --mutual-information"
+        return f"--experiment {experiment} --scale {scale}"
     token_only = PROJECT.experiment(experiment, scale).config.token_phase_only
-    return "--token-phase-only --comparison" if token_only else "--comparison"
+    return "--token-phase-only" if token_only else ""
 
 
-def of_experiments(kind):
-    """(source, figures folder) of the wanted experiments that train, or of those that do not."""
-    return [
-        (drawn_from(name, SCALE), FIGURES.format(scale=SCALE, experiment=name))
+def corpora_of(experiment, scale):
+    """Manifests of the corpora that an experiment's runs read, or of the one that it measures."""
+    found = PROJECT.experiment(experiment, scale)
+    names = {corpus_of(run.recipe) for run in found.runs}
+    names = names or {PROJECT.corpus_measured(found)}
+    return [f"{RESULTS}/data/{name}/manifest.json" for name in sorted(names)]
+
+
+def print_answer():
+    """Last lines of a target that makes pages: what it found, and where the pages are."""
+    from tst_titan.report.terminal import summary
+
+    folders = [
+        Path(drawn_from(name, SCALE)).parent
         for name in experiments_wanted()
-        if trains(name, SCALE) == (kind == "experiment")
+        if trains(name, SCALE)
     ]
-
-
-def page_sources():
-    """Options of the page that name what it shows, in the order of the experiments."""
-    options = []
-    for source, figures in of_experiments("experiment"):
-        options.append(f"--experiment {Path(source).parent}:{figures}")
-    for source, figures in of_experiments("corpus"):
-        options.append(f"--corpus-statistics {source}:{figures}")
-    options += [f"--data-manifest {path}" for path in data_manifests()]
-    return " ".join(options)
-
-
-def data_manifests():
-    """Manifests of the corpora that the wanted experiments read."""
-    return [f"{RESULTS}/data/{name}/manifest.json" for name in PROJECT.corpora()]
+    print(f"\n{summary(folders, Path(RESULTS) / 'report')}")
 
 
 localrules:
     figures,
     tables,
+    page,
     report,
 
 
 rule figures:
     input:
         source=lambda w: drawn_from(w.experiment, w.scale),
-        code=[str(REPORT_CODE / name) for name in FIGURE_MODULES],
+        code=FIGURE_CODE,
     output:
         # The panels depend on what was measured, so the folder is the output.
         report(
@@ -118,13 +119,13 @@ rule figures:
     params:
         options=figure_options,
     shell:
-        "python -m tst_titan.report.figures {params.options} {input.source} --out {output} > {log} 2>&1"
+        "python -m tst_titan.cli report figures {input.source} {params.options} --out {output} > {log} 2>&1"
 
 
 rule tables:
     input:
         comparison=lambda w: drawn_from(PROJECT.catalog.tables()[w.table], w.scale),
-        code=[str(REPORT_CODE / name) for name in TABLE_MODULES],
+        code=TABLE_CODE,
     output:
         csv=TABLES + ".csv",
         html=TABLES + ".html",
@@ -132,38 +133,53 @@ rule tables:
         RESULTS + "/report/logs/tables-{scale}-{table}.log",
     conda:
         "../../envs/report.yaml"
+    params:
+        out=TABLES,
     shell:
-        "python -m tst_titan.report.published_table {input.comparison} {wildcards.table}"
-        " --csv {output.csv} --html {output.html} > {log} 2>&1"
+        "python -m tst_titan.cli report table {input.comparison} {wildcards.table} --out {params.out} > {log} 2>&1"
+
+
+rule page:
+    input:
+        source=lambda w: drawn_from(w.experiment, w.scale),
+        figures=FIGURES,
+        tables=lambda w: tables_of(w.experiment, w.scale),
+        data=lambda w: corpora_of(w.experiment, w.scale),
+        code=PAGE_CODE,
+    output:
+        report(
+            PAGES,
+            caption="../report/page.rst",
+            category="Pages",
+            labels={"experiment": "{experiment}", "scale": "{scale}"},
+        ),
+    log:
+        RESULTS + "/report/logs/page-{scale}-{experiment}.log",
+    conda:
+        "../../envs/report.yaml"
+    params:
+        tables=RESULTS + "/tables",
+    shell:
+        "python -m tst_titan.cli report page {input.figures} --out {output} --data {input.data} --tables {params.tables}"
+        " --project configs/demo.yaml > {log} 2>&1"
 
 
 rule report:
     input:
-        sources=[
-            path
-            for kind in ("experiment", "corpus")
-            for pair in of_experiments(kind)
-            for path in pair
-        ],
-        tables=[
-            path for name in experiments_wanted() for path in tables_of(name, SCALE)
-        ],
-        data=data_manifests(),
-        code=[str(REPORT_CODE / name) for name in PAGE_MODULES],
+        pages=pages(),
+        code=PAGE_CODE,
     output:
-        report(
-            RESULTS + "/report/index.html",
-            caption="../report/page.rst",
-            category="Page",
-            labels={"figure": "report"},
-        ),
+        RESULTS + "/report/index.html",
     log:
-        RESULTS + "/report/logs/page.log",
+        RESULTS + "/report/logs/index.log",
     conda:
         "../../envs/report.yaml"
     params:
-        sources=page_sources(),
-        tables=RESULTS + "/tables",
+        figures=RESULTS + "/figures",
     shell:
-        "python -m tst_titan.report.page --out {output} {params.sources} --tables {params.tables}"
-        " --project configs/demo.yaml > {log} 2>&1"
+        "python -m tst_titan.cli report index {input.pages} --figures {params.figures} --out {output} > {log} 2>&1"
+
+
+onsuccess:
+    if any(job.rule.name == "report" for job in workflow.dag.jobs):
+        print_answer()

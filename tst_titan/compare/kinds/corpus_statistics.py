@@ -1,21 +1,23 @@
-"""Mutual information of token pairs against their distance, with the fitted power law (figure 10)."""
+"""Mutual information of token pairs against their distance, with the fitted power law (figure 10); no runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from tst_titan.compare.kinds import Kind
+from tst_titan.compare.results import read_json
 from tst_titan.errors import UserError
 from tst_titan.paper import MUTUAL_INFORMATION_LAW
-from tst_titan.report.panels import Panel, save_panel
-from tst_titan.report.read import read_json
-from tst_titan.report.style import INK, MUTED, SERIES
-from tst_titan.report.text import scaled
+from tst_titan.text import amount
 
+if TYPE_CHECKING:
+    from tst_titan.report.panels import Panel
+
+KIND = Kind()
 _NEEDED = ("corpus", "estimator", "table", "shuffled", "fits", "unit", "tokens_sampled", "vocab_size")
 _PAPER = {"c0": "offset", "a": "scale", "k": "exponent"}
 
@@ -30,9 +32,10 @@ def read_mutual_information(path: Path) -> dict[str, Any]:
     for key in _NEEDED:
         if key not in found:
             raise UserError(f"{path}: key '{key}' is missing; found: {', '.join(sorted(found))}")
-    estimator = found["estimator"]
-    if estimator not in found["fits"]:
-        raise UserError(f"{path}: fits has no '{estimator}'; found: {', '.join(sorted(found['fits']))}")
+    if found["estimator"] not in found["fits"]:
+        raise UserError(
+            f"{path}: fits has no '{found['estimator']}'; found: {', '.join(sorted(found['fits']))}"
+        )
     if not found["table"]:
         raise UserError(f"{path}: table is empty; it must hold one row a distance")
     return found
@@ -44,6 +47,8 @@ def draw_mutual_information(path: Path, folder: Path) -> Panel:
     Raises:
         UserError: as ``read_mutual_information``.
     """
+    from tst_titan.report import drawing as d
+
     found = read_mutual_information(path)
     estimator = found["estimator"]
     title = estimator.capitalize()
@@ -52,16 +57,16 @@ def draw_mutual_information(path: Path, folder: Path) -> Panel:
     fit = found["fits"][estimator]
     theirs = {key: MUTUAL_INFORMATION_LAW[name] for key, name in _PAPER.items()}
     left_over = found["shuffled"][estimator]
-    figure, axes = plt.subplots(figsize=(7.2, 4.2))
-    axes.plot(distances, table["plug_in"], "^", color=SERIES[1], markerfacecolor="none", markersize=3.5,
+    figure, ((axes,),) = d.figure_of(1, 1, row_height=4.2, base=0.0)
+    axes.plot(distances, table["plug_in"], "^", color=d.SERIES[1], markerfacecolor="none", markersize=3.5,
               label="plug-in estimate")  # fmt: skip
-    axes.plot(distances, table[estimator], "o", color=SERIES[0], markersize=3.5, label=f"{title} estimate")
+    axes.plot(distances, table[estimator], "o", color=d.SERIES[0], markersize=3.5, label=f"{title} estimate")
     x = np.geomspace(distances.min(), distances.max(), 200)
-    axes.plot(x, _law(x, fit), color=INK, linewidth=1.2, label=f"fit: {_formula(fit)}")
-    axes.plot(x, _law(x, theirs), color=MUTED, linestyle="--", label=f"the paper's: {_formula(theirs)}")
+    axes.plot(x, _law(x, fit), color=d.INK, linewidth=1.2, label=f"fit: {_formula(fit)}")
+    axes.plot(x, _law(x, theirs), color=d.MUTED, linestyle="--", label=f"the paper's: {_formula(theirs)}")
     axes.axhline(
         left_over,
-        color=SERIES[0],
+        color=d.SERIES[0],
         linewidth=0.9,
         linestyle=":",
         label=f"{title}, shuffled pairs (truth: 0)",
@@ -70,8 +75,8 @@ def draw_mutual_information(path: Path, folder: Path) -> Panel:
     axes.set_xlabel("Distance d, tokens")
     axes.set_ylabel(f"Mutual information, {found['unit']}")
     figure.legend(loc="outside lower left", ncols=2)
-    size = f"{scaled(found['tokens_sampled'])} tokens, vocabulary {found['vocab_size']:,}"
-    made = save_panel(
+    size = f"{amount(found['tokens_sampled'])} tokens, vocabulary {found['vocab_size']:,}"
+    return d.finish(
         figure, folder, "mutual_information", "Mutual information against distance",
         f"Mutual information of two tokens d apart in corpus {found['corpus']} ({size}). The plug-in estimate is too "
         f"high for small samples; the {title} "
@@ -81,10 +86,8 @@ def draw_mutual_information(path: Path, folder: Path) -> Panel:
         f"Points over distances {distances.min():g} to {distances.max():g}: {estimator} estimate from "
         f"{table[estimator].iloc[0]:.3f} to {table[estimator].iloc[-1]:.3f} {found['unit']}; fitted law "
         f"{_formula(fit)}; the paper's {_formula(theirs)}.",
-        data=table,
+        table,
     )  # fmt: skip
-    plt.close(figure)
-    return made
 
 
 def _verdict(fit: dict[str, float], theirs: dict[str, float]) -> str:

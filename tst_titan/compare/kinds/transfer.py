@@ -1,0 +1,231 @@
+"""What one bag step is worth: the number of token steps that it replaces.
+
+With N the steps of a baseline that ends at the run's final loss (interpolated between baselines of several
+lengths), T the run's token steps and B its bag steps:
+
+    worth = (N - T) / B
+
+1 means that a bag step does as much as a token step at the same FLOPs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tst_titan import paper
+from tst_titan.compare.arithmetic import length_crossing
+from tst_titan.compare.kinds import Kind
+from tst_titan.compare.noise import exact
+from tst_titan.compare.numbers import Bound, Number, merge_sources, missing
+from tst_titan.compare.pairs import family_of
+from tst_titan.compare.results import Results, Sentence
+from tst_titan.compare.runs import RunData
+from tst_titan.compare.sentences import BOUND_WORDS, between, in_group, name_of, said
+from tst_titan.compare.spec import ComparisonSpec
+from tst_titan.config.comparison import ComparisonOptions
+from tst_titan.text import value_text
+
+if TYPE_CHECKING:
+    from tst_titan.report.panels import Panel
+
+UNIT = "token steps per bag step"
+_MANY_RUNS = 8
+
+
+class Transfer(Kind):
+    """Rows of part "transfer", of every run that has both phases.
+
+    ``baseline_steps``: N; ``worth``, bounded where the run's loss lies outside the baselines'; ``paper.worth``: the
+    same from the paper's numbers for the run's cell, where its model has baselines of several lengths.
+    """
+
+    needs = ("bag_size", "bag_fraction")
+
+    def numbers(self, runs: Sequence[RunData], spec: ComparisonSpec) -> Iterator[Number]:
+        """The worth of a bag step, run by run."""
+        for run in runs:
+            if run.spec.is_baseline or not run.final.comparable or run.metrics["bag_steps"].number == 0:
+                continue
+            axes = {name: float(run.axis(name) or 0) for name in self.needs}
+            for metric, number in _worth(run, _baselines_of(run, runs), spec.options).items():
+                yield number.at("transfer", metric, group=run.spec.group, run=run.name, **axes)
+
+    def sentences(self, results: Results) -> Iterator[Sentence]:
+        """Run by run, or one sentence a group where there are too many runs to name."""
+        rows = results.select("transfer", metric="worth")
+        yield from said(
+            "result", _each(results, rows) if len(rows) <= _MANY_RUNS else _summary(results, rows)
+        )
+
+    def draw(self, results: Results, folder: Path) -> list[Panel]:
+        """Worth against r, one line a bag size, groups side by side, the paper's in open markers."""
+        from tst_titan.report import drawing
+
+        rows = results.select("transfer")
+        worths = [row for row in rows if row.metric == "worth"]
+        if not worths:
+            return []
+        groups = list(dict.fromkeys(row.group for row in worths))
+        looks = drawing.looks_of_sizes({row.bag_size or 0.0 for row in worths})
+        figure, places = drawing.side_by_side(len(groups))
+        for axes, group in zip(places, groups, strict=True):
+            for size, look in looks.items():
+                for metric in ("worth", "paper.worth"):
+                    line = [
+                        row for row in rows if (row.group, row.bag_size, row.metric) == (group, size, metric)
+                    ]
+                    line.sort(key=lambda row: row.bag_fraction or 0.0)
+                    drawing.line(axes, line, "bag_fraction", look, width=0.9, hollow=metric != "worth")
+            axes.axhline(1.0, color=drawing.INK, linewidth=0.8)
+            axes.set_title(group, color=drawing.INK)
+            axes.set_xlabel("Bag fraction r")
+            axes.set_xticks(sorted({row.bag_fraction or 0.0 for row in worths if row.group == group}))
+            axes.margins(y=0.18)
+        places[0].set_ylabel("Token steps that a bag step replaces")
+        theirs = drawing.key("from the paper's", drawing.MUTED, marker="o", linestyle=":", hollow=True)
+        drawing.legend(figure, looks.values(), [theirs] if len(rows) > 2 * len(worths) else [])
+        told = "; ".join(
+            f"{row.run} {BOUND_WORDS[row.bound]}{value_text(row.value, row.unit)}" for row in worths[:16]
+        )
+        return [drawing.finish(
+            figure, folder, "transfer", "What a bag step is worth",
+            "The number of token steps that one bag step replaces: the steps of a baseline that ends at the run's "
+            "loss, minus the run's token steps, over its bag steps. Above 1 (line) a bag step does more than a "
+            "token step at the same FLOPs. Bars: intervals. An arrow up or down: the baselines that were run only "
+            "bound it from below or above.",
+            f"Token steps that a bag step replaces: {told}.", rows,
+        )]  # fmt: skip
+
+
+KIND = Transfer()
+
+
+def _baselines_of(run: RunData, runs: Sequence[RunData]) -> list[RunData]:
+    """Baselines of the run's group, model and, where there are any, seed; one a length, shortest first."""
+    baselines = [other for other in runs if other.spec.is_baseline and other.together_with(run)]
+    same_seed = [other for other in baselines if other.spec.seed == run.spec.seed] or baselines
+    return family_of(same_seed[0], same_seed) if same_seed else []
+
+
+def _worth(run: RunData, family: Sequence[RunData], options: ComparisonOptions) -> dict[str, Number]:
+    """Worth of a bag step of one run, read off its baselines."""
+    published = _published_worth(run)
+    more = {} if published is None else {"paper.worth": published}
+    bag = run.metrics["bag_steps"].number
+    token = run.steps - bag
+    sources = merge_sources(run.metrics["final_loss"], *(item.metrics["final_loss"] for item in family))
+    if len(family) < 2:
+        reason = f"{len(family)} baseline lengths in this group; two are needed"
+        return {
+            "baseline_steps": missing(reason, "steps", sources),
+            "worth": missing(reason, UNIT, sources),
+        } | more
+    found = length_crossing(
+        np.array([item.steps for item in family]), [item.final.mean for item in family], run.final.mean,
+        options.confidence, options.bootstrap_samples, options.bootstrap_seed,
+    )  # fmt: skip
+    if found.position is None:
+        nearest, bound = _nearest(found.status, [item.steps for item in family])
+        words = BOUND_WORDS[bound].strip()
+        steps = missing(f"outside the baselines: {words} {nearest}", "steps", sources)
+        worth = Number((nearest - token) / bag, UNIT, sources, method=words, bound=bound)
+    else:
+        ends = (found.position, found.low, found.high)
+        steps = Number(ends[0], "steps", sources, None, *ends[1:], "interpolated final losses")
+        value, low, high = (None if end is None else (end - token) / bag for end in ends)
+        worth = Number(value, UNIT, sources, None, low, high, "(N - T) / B")
+    return {"baseline_steps": steps, "worth": worth} | more
+
+
+def _nearest(status: str, lengths: Sequence[int]) -> tuple[int, Bound]:
+    """The length nearest to a loss that none of them has, and how it bounds the answer."""
+    return (lengths[-1], "at_least") if status == "never" else (lengths[0], "at_most")
+
+
+def _published_worth(run: RunData) -> Number | None:
+    """The paper's version, from its baselines of several lengths (no error: one run each)."""
+    target, fraction = run.published.get("final_loss"), run.axis("bag_fraction")
+    if target is None or run.spec.paper is None:
+        return None
+    baselines = published_baselines(run.spec.paper.model)
+    if len(baselines) < 2 or not isinstance(fraction, int | float) or not 0 < fraction < 1:
+        return None
+    return worth_of(target, baselines, run.spec.paper.total_steps, float(fraction))
+
+
+def published_baselines(model: str) -> dict[int, Number]:
+    """Final losses of the paper's baselines of a model by steps, shortest first.
+
+    Tables 4 to 6 (four digits) take precedence over tables 1 and 3 (three digits).
+    """
+    rows = paper.published_runs(variant="baseline").rename(columns={"final_loss": "value"})
+    cells = paper.published_sweeps(metric="loss", bag_weighting="uniform")
+    found = {
+        int(row["total_steps"]): Number(float(row["value"]), "nats/token", (row["source"],))
+        for frame in (rows, cells[cells["bag_size"] == 1])
+        for row in frame[frame["model"] == model].to_dict("records")
+    }
+    return dict(sorted(found.items()))
+
+
+def worth_of(
+    target: Number, baselines: Mapping[int, Number], total_steps: int, bag_fraction: float
+) -> Number:
+    """Worth of a bag step for numbers without errors, e.g. the paper's.
+
+    Args:
+        target: final loss of the run.
+        baselines: final losses by steps, at least two, shortest first.
+        total_steps, bag_fraction: of the run.
+    """
+    sources = merge_sources(target, *baselines.values())
+    finals = [exact(item.number) for item in baselines.values()]
+    found = length_crossing(np.array(list(baselines)), finals, exact(target.number), 0.95, 20, 0)
+    bag = bag_fraction * total_steps
+    token = total_steps - bag
+    if found.position is not None:
+        return Number((found.position - token) / bag, UNIT, sources, method="(N - T) / B, published losses")
+    end, bound = _nearest(found.status, list(baselines))
+    made = Number(
+        (end - token) / bag, UNIT, sources, method=f"{BOUND_WORDS[bound].strip()}, published losses"
+    )
+    return replace(made, bound=bound)
+
+
+def _each(results: Results, rows: Sequence[Number]) -> Iterator[str]:
+    """One sentence a run."""
+    for worth in rows:
+        where, cell = (
+            name_of(results, results.run_named[worth.run]),
+            f"s = {worth.bag_size:g}, r = {worth.bag_fraction:g}",
+        )
+        where += "" if cell in where else f" ({cell})"
+        if not worth.exists:
+            yield f"What a bag step of {where} is worth cannot be read off: {worth.reason}."
+            continue
+        times = f"{BOUND_WORDS[worth.bound]}{worth.number:.2f}"
+        text = f"A bag step of {where} replaces {times} token steps{between(worth, 2)}"
+        theirs = results.get("transfer", worth.run, "paper.worth")
+        yield text + (f"; from the paper's losses {theirs.number:.2f} ({theirs.method})." if theirs else ".")
+
+
+def _summary(results: Results, rows: Sequence[Number]) -> Iterator[str]:
+    """One sentence a group."""
+    for group in dict.fromkeys(row.group for row in rows):
+        members = [row for row in rows if row.group == group]
+        known = sorted((row for row in members if row.exists), key=lambda row: row.number)
+        if not known:
+            yield f"{in_group(group)}What a bag step is worth cannot be read off for any of {len(members)} runs."
+            continue
+        low, high = (f"{row.number:.2f}" for row in (known[0], known[-1]))
+        names = [name_of(results, results.run_named[row.run]) for row in (known[0], known[-1])]
+        yield (
+            f"{in_group(group)}Over {len(known)} runs a bag step replaces from {low} ({names[0]}) to {high} token "
+            f"steps ({names[1]}); {sum(bool(row.bound) for row in known)} of them are bounds, because the loss lies "
+            "outside the baselines'."
+        )

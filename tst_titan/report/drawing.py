@@ -1,0 +1,171 @@
+"""What figures are drawn from: lines and dots with their intervals, places for groups, keys, a finished panel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from tst_titan.compare.numbers import Number
+from tst_titan.report.panels import Panel, Role, save_panel
+from tst_titan.report.style import (
+    BASELINE_MARKERS,
+    BASELINES,
+    CONTEXT,
+    INK,
+    MUTED,
+    SERIES,
+    Look,
+    legend_below,
+    series_looks,
+)
+from tst_titan.text import GAP
+
+__all__ = ["BASELINES", "CONTEXT", "GAP", "INK", "MUTED", "SERIES", "Look"]
+
+_ACROSS = 3
+
+
+def figure_of(
+    rows: int, across: int, row_height: float, base: float = 0.5, **more: Any
+) -> tuple[Figure, Any]:
+    """A figure of the page's width with a grid of axes."""
+    return plt.subplots(rows, across, figsize=(7.2, base + row_height * rows), squeeze=False, **more)
+
+
+def side_by_side(count: int) -> tuple[Figure, list[Axes]]:
+    """A figure with ``count`` axes that share y, three a row."""
+    across = min(count, _ACROSS)
+    down = -(-count // _ACROSS)
+    width = {1: 5.4, 2: 7.2}.get(across, 10.0)
+    figure, axes = plt.subplots(down, across, figsize=(width, 0.6 + 3.0 * down), squeeze=False, sharey=True)
+    for spare in axes.flat[count:]:
+        spare.set_visible(False)
+    return figure, list(axes.flat[:count])
+
+
+def finish(
+    figure: Figure,
+    folder: Path,
+    name: str,
+    title: str,
+    caption: str,
+    alt: str,
+    numbers: Sequence[Number] | pd.DataFrame | None = None,
+    role: Role = "result",
+) -> Panel:
+    """Write a figure, and the numbers that it draws, as a panel."""
+    made = save_panel(figure, folder, name, title, caption, alt, role, numbers)
+    plt.close(figure)
+    return made
+
+
+def line(
+    axes: Axes, numbers: Sequence[Number], x: str, look: Look, width: float = 0.8, hollow: bool = False
+) -> None:
+    """Numbers over one of their columns, with bars for intervals and arrows for bounds; hollow ones are the paper's."""
+    known = [number for number in numbers if number.exists]
+    if not known:
+        return
+    style: dict[str, Any] = {"color": look.colour, "marker": look.marker}
+    if hollow:
+        style |= {"markerfacecolor": "none", "linestyle": ":", "linewidth": 1.0}
+    axes.plot([getattr(number, x) for number in known], [number.number for number in known], **style)
+    for number in () if hollow else known:
+        at = getattr(number, x)
+        if number.interval is not None:
+            axes.plot([at, at], list(number.interval), color=look.colour, linewidth=width)
+        if number.bound:
+            up = 16 if number.bound == "at_least" else -16
+            arrow = {"arrowstyle": "<-", "color": look.colour}
+            axes.annotate(
+                "", (at, number.number), xytext=(0, up), textcoords="offset points", arrowprops=arrow
+            )
+
+
+def ring(axes: Axes, x: float | None, number: Number, look: Look) -> None:
+    """A ring around a point."""
+    axes.plot([x or 0.0], [number.number], "o", markersize=10, markerfacecolor="none", color=look.colour)
+
+
+def dot(
+    axes: Axes, number: Number | None, row: float, look: Look, hollow: bool = False, width: float = 1.2
+) -> None:
+    """A number in a row, with its interval; hollow ones are the paper's, or within the noise."""
+    if number is None or not number.exists:
+        return
+    if number.interval is not None:
+        axes.plot(list(number.interval), [row, row], color=look.colour, linewidth=width)
+    face = "none" if hollow else look.colour
+    axes.plot(number.number, row, color=look.colour, marker=look.marker, markersize=6, markerfacecolor=face)
+
+
+def row_labels(axes: Axes, labels: Sequence[str]) -> None:
+    """Rows from the top down, without lines across."""
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.grid(False, axis="y")
+    axes.locator_params(axis="x", nbins=4)
+
+
+def heat_map(axes: Axes, values: np.ndarray, texts: np.ndarray) -> None:
+    """Values around 0 in shades relative to the largest, written in where they can be read; NaN stays empty."""
+    largest = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
+    norm = TwoSlopeNorm(0.0, -largest, largest)
+    shades = ScalarMappable(norm, "PuOr")
+    axes.pcolormesh(values, cmap=shades.cmap, norm=norm)
+    for (row, column), value in np.ndenumerate(values):
+        red, green, blue, _ = shades.to_rgba(value)
+        ground = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
+        colour = MUTED if np.isnan(value) else ("#fffffd" if ground < 0.18 else "#101010")
+        axes.text(column + 0.5, row + 0.5, str(texts[row, column]), ha="center", va="center", color=colour,
+                  fontsize=7.5 if values.shape[1] <= 8 else 6)  # fmt: skip
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def write_in(axes: Axes, text: str) -> None:
+    """A text where there is nothing to draw."""
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=MUTED, fontsize=8)
+
+
+def looks_of_sizes(sizes: Iterable[float]) -> dict[float, Look]:
+    """Looks of bag sizes."""
+    ordered = sorted(sizes)
+    looks = series_looks([f"s = {size:g}" for size in ordered])
+    return dict(zip(ordered, looks.values(), strict=True))
+
+
+def looks_of_names(is_baseline: Mapping[str, bool]) -> dict[str, Look]:
+    """Looks of series, the baselines' black."""
+    looks = series_looks([name for name, baseline in is_baseline.items() if not baseline])
+    return looks | {
+        name: Look(name, BASELINES[0], BASELINE_MARKERS[0])
+        for name, baseline in is_baseline.items()
+        if baseline
+    }
+
+
+def key(label: str, colour: str, hollow: bool = False, **style: Any) -> Line2D:
+    """An entry of a legend."""
+    if hollow:
+        style = {"linestyle": "", "markerfacecolor": "none", **style}
+    return Line2D([], [], color=colour, label=label, **style)
+
+
+def legend(
+    figure: Figure, looks: Iterable[Look], more: Sequence[Line2D] = (), columns: int = 5, **style: Any
+) -> None:
+    """One legend for the whole figure, below it: an entry a look, each once, then the others."""
+    keys = [key(look.key, look.colour, marker=look.marker, **style) for look in dict.fromkeys(looks)]
+    legend_below(figure, [*keys, *more], columns=columns)
