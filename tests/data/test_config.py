@@ -108,6 +108,7 @@ def test_mistakes_are_named(tmp_path: Path, changes: dict[str, Any], message: st
             [{"GopherRepetitionFilter": {"top_n_grams": [[2, "a"]]}}],
             "key filters.0.GopherRepetitionFilter.top_n_grams.0.1: found 'a': Input should be a valid number",
         ),
+        (["SamplerFilter"], "missing key filters.0.SamplerFilter.seed"),
         ([{"RegexFilter": {}}], "missing key filters.0.RegexFilter.regex_exp"),
         (
             [{"LengthFilter": {}, "LinesFilter": {}}],

@@ -330,6 +330,8 @@ def arguments_model(name: str) -> type[BaseModel]:
         key: (_type_of(parameter), ... if parameter.default is parameter.empty else parameter.default)
         for key, parameter in parameters.items()
     }
+    if "seed" in fields:
+        fields["seed"] = (Int, ...)  # by default every run would drop other documents
     return create_model(
         name,
         __config__=ConfigDict(arbitrary_types_allowed=True, protected_namespaces=()),
