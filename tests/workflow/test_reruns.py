@@ -17,7 +17,7 @@ EVERYTHING_OF_ONE_RUN = {"export": 1, "heldout": 1, "evaluate_tasks": 1, "compar
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    project = ProjectCopy.make(tmp_path_factory.mktemp("project"))
+    project = ProjectCopy.make(tmp_path_factory.mktemp("a project"))  # the shells of the rules see the space
     project.run()
     return project
 

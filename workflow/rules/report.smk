@@ -1,9 +1,12 @@
 """Figures and the page: drawn from what compare wrote, cheap, and redrawn when the code that draws them changes."""
 
+import os
+
 
 report: "../report/workflow.rst"
 
 
+CONFIGFILE = os.path.relpath(ROOT / "configs/demo.yaml")
 REPORT_CODE = ROOT / "tst_titan" / "report"
 # Snakemake does not see what a module imports: an edit of one of these redraws (tests/report checks the lists).
 FIGURE_MODULES = (
@@ -166,4 +169,4 @@ rule report:
         tables=RESULTS + "/tables",
     shell:
         "python -m tst_titan.report.page --out {output} {params.sources} --tables {params.tables}"
-        " --project configs/demo.yaml > {log} 2>&1"
+        " --project {CONFIGFILE:q} > {log} 2>&1"
