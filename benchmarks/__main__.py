@@ -8,6 +8,7 @@ from pathlib import Path
 
 # Shared code, and the record of what was tried, which is run by hand.
 _NOT_SUITES = {"__init__", "__main__", "measure", "superposition_variants"}
+LOGS = Path("results/bench")
 
 
 def suites() -> list[str]:
@@ -22,11 +23,18 @@ def main(arguments: list[str]) -> int:
     if unknown:
         print(f"benchmarks: {', '.join(unknown)} is not valid; there are {', '.join(known)}", file=sys.stderr)
         return 2
+    LOGS.mkdir(parents=True, exist_ok=True)
     failed = []
     for name in arguments or known:
         print(f"\n== {name}", flush=True)
-        if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode:
+        # What the libraries log while they are measured is for whoever looks for a fault.
+        log = LOGS / f"{name}.log"
+        with log.open("wb") as errors:
+            done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], stderr=errors, check=False)
+        if done.returncode:
             failed.append(name)
+            print(*log.read_text(errors="replace").splitlines()[-10:], sep="\n", file=sys.stderr)
+            print(f"{name} ended with status {done.returncode}; see {log}", file=sys.stderr)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from tst_titan.data.manifest import (
     TokenizerManifest,
     training_identity,
 )
-from tst_titan.data.shards import sha256_of
+from tst_titan.data.shards import sha256_of, storage_dtype
 
 
 def write_corpus(
@@ -26,8 +27,8 @@ def write_corpus(
     """
     generator = np.random.default_rng(seed)
     following = generator.integers(1, vocab_size, size=(vocab_size, 4))
-    splits = {}
-    for split, count in (("train", tokens), ("heldout", tokens // 10)):
+    streams = []
+    for count in (tokens, tokens // 10):
         stream = np.empty(count, np.uint16)
         state = 1
         choices = generator.integers(0, 4, size=count)
@@ -35,7 +36,23 @@ def write_corpus(
             state = int(following[state, choices[index]])
             stream[index] = state
         stream[99::100] = 0
-        splits[split] = _write_split(folder, split, stream, shards if split == "train" else 1)
+        streams.append(stream)
+    return write_streams(folder, streams[0], streams[1], vocab_size, shards=shards)
+
+
+def write_streams(
+    folder: Path,
+    train: np.ndarray,
+    heldout: np.ndarray,
+    vocab_size: int,
+    dtype: Literal["uint16", "uint32"] = "uint16",
+    shards: int = 2,
+) -> Path:
+    """Write two streams of ids, in which 0 closes a document, as a corpus; returns the manifest's path."""
+    splits = {
+        "train": _write_split(folder, "train", train, dtype, shards),
+        "heldout": _write_split(folder, "heldout", heldout, dtype, 1),
+    }
     tokenizer = folder / "tokenizer" / "tokenizer.json"
     tokenizer.parent.mkdir(parents=True, exist_ok=True)
     _write_tokenizer(tokenizer, vocab_size)
@@ -43,8 +60,8 @@ def write_corpus(
     manifest = DataManifest(
         format=1,
         corpus=folder.name,
-        identity=training_identity(splits["train"], "uint16", sha, 0),
-        dtype="uint16",
+        identity=training_identity(splits["train"], dtype, sha, 0),
+        dtype=dtype,
         tokenizer=TokenizerManifest(
             path="tokenizer/tokenizer.json",
             sha256=sha,
@@ -54,7 +71,7 @@ def write_corpus(
             eos_id=0,
         ),
         documents=Documents(
-            read=10, read_bytes=tokens, read_by_source={"test": 10}, dropped={}, duplicates={}, kept=10
+            read=10, read_bytes=len(train), read_by_source={"test": 10}, dropped={}, duplicates={}, kept=10
         ),
         train=splits["train"],
         heldout=splits["heldout"],
@@ -68,12 +85,12 @@ def write_corpus(
     return path
 
 
-def _write_split(folder: Path, split: str, stream: np.ndarray, shards: int) -> SplitManifest:
+def _write_split(folder: Path, split: str, stream: np.ndarray, dtype: str, shards: int) -> SplitManifest:
     parts = []
     for number, piece in enumerate(np.array_split(stream, shards)):
         path = folder / "tokens" / split / f"{number:05d}.ds"
         path.parent.mkdir(parents=True, exist_ok=True)
-        piece.astype("<u2").tofile(path)
+        piece.astype(storage_dtype(dtype)).tofile(path)
         ends = np.flatnonzero(piece == 0) + 1
         if not len(ends) or ends[-1] != len(piece):
             ends = np.append(ends, len(piece))

@@ -35,6 +35,8 @@ COMMANDS = {
     # Data.
     "data": Command("tst_titan.data.command", "run one step of a corpus, from sources to token shards"),
     # Evaluate.
+    "export": Command("tst_titan.titan.export", "write a finished stage's model in Hugging Face's format"),
+    "evaluate": Command("tst_titan.evaluate", "measure an exported model: held-out loss, tasks"),
     # Compare.
     # Report.
     "report": Command("tst_titan.report.command", "figures, pages, tables, and what experiments found"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -30,6 +32,14 @@ def write_if_changed(path: Path, text: str) -> bool:
         return False
     write_atomically(path, text)
     return True
+
+
+def read_json(path: Path, default: Any) -> Any:
+    """The content of a JSON file; ``default`` where it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return default
 
 
 def _umask() -> int:

@@ -160,6 +160,11 @@ def test_a_corpus_is_the_same_to_the_byte(name: str, tmp_path: Path, monkeypatch
     found, golden = built(name), json.loads((GOLDEN / f"{name}.json").read_text())
     for part in ("config", "steps", "files", "manifest"):
         assert found[part] == golden[part]
+    manifest = found["manifest"]
+    wide = manifest["tokenizer"]["vocab_size"] > 1 << 16
+    assert manifest["dtype"] == ("uint32" if wide else "uint16")
+    for shard in manifest["train"]["shards"]:
+        assert shard["size"] == (4 if wide else 2) * shard["tokens"]
 
 
 def shipped(folder: Path) -> dict[str, Any]:

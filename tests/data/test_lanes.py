@@ -1,28 +1,21 @@
 """Reading shards as a stream and as lanes, against the same tokens held in one array."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.corpus import write_streams
 from tst_titan.data import shards
 from tst_titan.data.lanes import Lanes, check_enough, needed_per_lane
-from tst_titan.data.manifest import (
-    DataManifest,
-    Documents,
-    Shard,
-    SplitManifest,
-    TokenizerManifest,
-    load_manifest,
-    training_identity,
-)
+from tst_titan.data.manifest import load_manifest, training_identity
 from tst_titan.data.shards import (
     ShardFile,
     TokenStream,
     iterate_documents,
-    sha256_of,
     storage_dtype,
     verify_shards,
 )
@@ -49,54 +42,10 @@ def write_shards(folder: Path, dtype: str = "uint16", sizes: tuple[int, ...] = S
     return files
 
 
-def write_corpus(folder: Path, dtype: str = "uint16") -> Path:
-    """A corpus of three documents in two shards with a manifest; returns the manifest's path."""
-    documents = [[5, 6, 7, EOS], [8, EOS], [9, 10, 11, 12, EOS]]
-    entries = []
-    for number, members in enumerate((documents[:2], documents[2:])):
-        path = folder / f"{number:03d}.ds"
-        np.concatenate(members).astype(storage_dtype(dtype)).tofile(path)
-        np.cumsum([len(d) for d in members]).astype("<u8").tofile(f"{path}.index")
-        entries.append(
-            Shard(
-                path=path.name,
-                tokens=sum(map(len, members)),
-                documents=len(members),
-                size=path.stat().st_size,
-                sha256=sha256_of(path),
-                index_sha256=sha256_of(Path(f"{path}.index")),
-            )
-        )
-    (folder / "tokenizer.json").write_text("{}")
-    tokenizer_hash = sha256_of(folder / "tokenizer.json")
-    split = SplitManifest(
-        documents=3, tokens=11, text_bytes=30, text_bytes_by_source={"a": 30}, shards=tuple(entries)
-    )
-    manifest = DataManifest(
-        format=1,
-        corpus="tiny",
-        identity=training_identity(split, dtype, tokenizer_hash, EOS),
-        dtype=dtype,
-        tokenizer=TokenizerManifest(
-            path="tokenizer.json",
-            sha256=tokenizer_hash,
-            source="train",
-            vocab_size=20,
-            eos_token="e",
-            eos_id=EOS,
-        ),
-        documents=Documents(
-            read=3, read_bytes=30, read_by_source={"a": 3}, dropped={}, duplicates={}, kept=3
-        ),
-        train=split,
-        heldout=split,
-        config_sha256="0",
-        versions={},
-        seconds={},
-        warnings=(),
-    )
-    (folder / "manifest.json").write_text(manifest.model_dump_json())
-    return folder / "manifest.json"
+def tiny_corpus(folder: Path, dtype: Literal["uint16", "uint32"] = "uint16") -> Path:
+    """A corpus of three documents, its training split in two shards; returns the manifest's path."""
+    ids = np.array([5, 6, 7, EOS, 8, EOS, 9, 10, 11, 12, EOS])
+    return write_streams(folder / "tiny", ids, ids, 20, dtype)
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +145,7 @@ def test_needed_per_lane_is_the_end_of_the_last_window() -> None:
 
 
 def test_check_enough(tmp_path: Path) -> None:
-    manifest = load_manifest(write_corpus(tmp_path))
+    manifest = load_manifest(tiny_corpus(tmp_path))
     check_enough(manifest, needed=5, n_lanes=2, allow_repeat=False)
     check_enough(manifest, needed=99, n_lanes=2, allow_repeat=True)
     with pytest.raises(UserError, match=r"corpus tiny: run a: too few tokens: 12 are needed .* there are 11"):
@@ -206,12 +155,12 @@ def test_check_enough(tmp_path: Path) -> None:
 
 
 def test_documents_of_a_split(tmp_path: Path) -> None:
-    documents = list(iterate_documents(write_corpus(tmp_path, "uint32"), "heldout"))
+    documents = list(iterate_documents(tiny_corpus(tmp_path, "uint32"), "heldout"))
     assert [d.tolist() for d in documents] == [[5, 6, 7, EOS], [8, EOS], [9, 10, 11, 12, EOS]]
 
 
 def test_identity_is_that_of_the_bytes_read(tmp_path: Path) -> None:
-    split = load_manifest(write_corpus(tmp_path)).train
+    split = load_manifest(tiny_corpus(tmp_path)).train
     identity = training_identity(split, "uint16", "t", EOS)
     swapped = split.model_copy(update={"shards": split.shards[::-1]})
     assert identity == training_identity(split.model_copy(update={"text_bytes": 1}), "uint16", "t", EOS)
@@ -233,28 +182,28 @@ def test_identity_is_that_of_the_bytes_read(tmp_path: Path) -> None:
 
 
 def damage_truncate(folder: Path) -> None:
-    with (folder / "001.ds").open("r+b") as file:
+    with (folder / "tokens/train/00001.ds").open("r+b") as file:
         file.truncate(7)
 
 
 def damage_lengthen(folder: Path) -> None:
-    with (folder / "001.ds").open("ab") as file:
+    with (folder / "tokens/train/00001.ds").open("ab") as file:
         file.write(b"xx")
 
 
 def damage_bytes(folder: Path) -> None:
-    with (folder / "001.ds").open("r+b") as file:
+    with (folder / "tokens/train/00001.ds").open("r+b") as file:
         file.write(b"\x09\x01")
 
 
 def damage_index(folder: Path) -> None:
-    np.array([3, 3], "<u8").tofile(folder / "000.ds.index")
+    np.array([3, 3], "<u8").tofile(folder / "tokens/train/00000.ds.index")
 
 
 @pytest.mark.parametrize(
     ("damage", "message", "seen_without_hashes"),
     [
-        (lambda folder: (folder / "001.ds").unlink(), r"001.ds: the shard is missing", True),
+        (lambda folder: (folder / "tokens/train/00001.ds").unlink(), r"001.ds: the shard is missing", True),
         (
             damage_truncate,
             r"001.ds: the shard is truncated: 7 bytes found, 10 expected \(5 tokens of uint16",
@@ -263,23 +212,23 @@ def damage_index(folder: Path) -> None:
         (damage_lengthen, r"001.ds: the shard is longer than its manifest says: 12 bytes", True),
         (damage_bytes, r"001.ds: the file was altered: SHA-256", False),
         (
-            lambda folder: (folder / "000.ds.index").unlink(),
+            lambda folder: (folder / "tokens/train/00000.ds.index").unlink(),
             r"000.ds.index: the shard's index is missing",
             True,
         ),
         (damage_index, r"000.ds.index: the index does not fit its shard \(last end 3, tokens 6\)", True),
         (
-            lambda folder: (folder / "tokenizer.json").write_text("{ }"),
+            lambda folder: (folder / "tokenizer/tokenizer.json").write_text("{ }"),
             r"tokenizer.json: the file was altered",
             True,
         ),
-        (lambda folder: (folder / "tokenizer.json").unlink(), r"the tokenizer is missing", True),
+        (lambda folder: (folder / "tokenizer/tokenizer.json").unlink(), r"the tokenizer is missing", True),
     ],
 )
 def test_damaged_corpus(tmp_path: Path, damage, message: str, seen_without_hashes: bool) -> None:
-    path = write_corpus(tmp_path)
+    path = tiny_corpus(tmp_path)
     verify_shards(path)
-    damage(tmp_path)
+    damage(path.parent)
     with pytest.raises(UserError, match=message):
         verify_shards(path)
     if seen_without_hashes:
@@ -288,8 +237,8 @@ def test_damaged_corpus(tmp_path: Path, damage, message: str, seen_without_hashe
 
 
 def test_stream_refuses_a_truncated_shard_before_reading(tmp_path: Path) -> None:
-    path = write_corpus(tmp_path)
-    damage_truncate(tmp_path)
+    path = tiny_corpus(tmp_path)
+    damage_truncate(path.parent)
     with pytest.raises(UserError, match="truncated"):
         TokenStream.from_manifest(path)
 
@@ -297,7 +246,7 @@ def test_stream_refuses_a_truncated_shard_before_reading(tmp_path: Path) -> None
 def test_manifest_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no data manifest; build the corpus first"):
         load_manifest(tmp_path / "manifest.json")
-    path = write_corpus(tmp_path)
+    path = tiny_corpus(tmp_path)
     path.write_text(path.read_text().replace('"uint16"', '"int8"'))
     with pytest.raises(UserError, match=r"dtype: .*found 'int8'"):
         load_manifest(path)

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.test_lanes import write_corpus
-from tests.data.texts import base_config, build, document, write_dclm
-from tests.data.texts import write_corpus as write_config
+from tests.data.test_lanes import tiny_corpus
+from tests.data.texts import base_config, build, document, write_corpus, write_dclm
 from tst_titan.data.mutual_information import (
     Row,
     Sample,
@@ -105,7 +104,7 @@ def test_power_law_is_found_again() -> None:
 
 
 def test_sample_leaves_out_eos_and_numbers_documents(tmp_path: Path) -> None:
-    sample = take_sample(write_corpus(tmp_path))
+    sample = take_sample(tiny_corpus(tmp_path))
     assert sample.ids.tolist() == [5, 6, 7, 8, 9, 10, 11, 12]
     assert sample.documents.tolist() == [0, 0, 0, 1, 2, 2, 2, 2]
 
@@ -113,7 +112,7 @@ def test_sample_leaves_out_eos_and_numbers_documents(tmp_path: Path) -> None:
 def test_statistics_of_a_corpus(tmp_path: Path) -> None:
     write_dclm(tmp_path / "in" / "0.parquet", [document(i, 150) for i in range(200)])
     source = {"kind": "parquet", "path": str(tmp_path / "in")}
-    build(write_config(tmp_path, base_config([source], tasks=1)), tmp_path / "out")
+    build(write_corpus(tmp_path, base_config([source], tasks=1)), tmp_path / "out")
     output = tmp_path / "out" / "statistics.json"
     whole = write_statistics(tmp_path / "out" / "manifest.json", output, distances=range(1, 9))
     assert json.loads(output.read_text()) == whole

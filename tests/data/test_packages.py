@@ -1,12 +1,16 @@
 """The embedded corpus: what is taken from a module, a prose file and a package."""
 
 import ast
+from collections import Counter
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from datatrove.data import Document
+from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter
 
 from tests.data.texts import base_config, build, texts_of, write_corpus
+from tst_titan.data.filters import WORDS
 from tst_titan.data.manifest import load_manifest
 from tst_titan.data.packages import check_installed, documents_of, pack, package_files, read_pins
 from tst_titan.data.step import load_done
@@ -170,3 +174,46 @@ def test_embedded_corpus_end_to_end(tmp_path: Path) -> None:
     build(other, tmp_path / "one", until="filter")
     one = load_done(tmp_path / "one", "filter").counts
     assert (one["read"], one["read_bytes"]) == (manifest.documents.read, manifest.documents.read_bytes)
+
+
+NEW_FILTERS = f"""
+sources:
+  - kind: installed_packages
+    packages: [click, Jinja2]
+    parts: [docstrings, prose]
+    pins: {ROOT}/envs/requirements.txt
+filters:
+  - C4QualityFilter: {{filter_no_terminal_punct: false, min_num_sentences: 3}}
+  - FineWebQualityFilter: {{line_punct_thr: 0.3}}
+tokenizer: {{kind: train, vocab_size: 400}}
+tasks: 2
+"""
+
+
+def test_filters_that_the_project_never_used_need_yaml_alone(tmp_path: Path) -> None:
+    (tmp_path / "new.yaml").write_text(NEW_FILTERS)
+    build(tmp_path / "new.yaml", tmp_path / "out", until="filter")
+    counts = load_done(tmp_path / "out", "filter").counts
+    # The same documents through datatrove's filters by hand.
+    c4 = C4QualityFilter(filter_no_terminal_punct=False, min_num_sentences=3, language=WORDS)
+    fineweb = FineWebQualityFilter(line_punct_thr=0.3, language=WORDS)
+    dropped: dict[str, Counter[str]] = {"C4QualityFilter": Counter(), "FineWebQualityFilter": Counter()}
+    kept = 0
+    for package in ("click", "jinja2"):
+        for inner, path in package_files(package):
+            for name, text in documents_of(inner, path, ("docstrings", "prose"), 6000):
+                document = Document(text=text, id=name)
+                for each in (c4, fineweb):
+                    found = each.filter(document)
+                    if isinstance(found, tuple):
+                        dropped[type(each).__name__][found[1]] += 1
+                        break
+                else:
+                    kept += 1
+    assert counts["dropped"] == dropped
+    assert all(len(reasons) > 1 for reasons in dropped.values())
+    assert counts["kept"] == kept == counts["read"] - sum(sum(each.values()) for each in dropped.values()) > 0
+    samples = (tmp_path / "out").glob("documents/filter-*/dropped/C4QualityFilter/*.jsonl")
+    assert sum(len(path.read_text().splitlines()) for path in samples) == sum(
+        dropped["C4QualityFilter"].values()
+    )

@@ -310,23 +310,6 @@ def test_within_task_shuffle_and_small_shards(data: Path, tmp_path: Path) -> Non
     verify_shards(tmp_path / "out" / "manifest.json")
 
 
-def test_large_vocabulary_is_stored_in_four_bytes(tmp_path: Path) -> None:
-    write_dclm(tmp_path / "in" / "0.parquet", [document(i) for i in range(40)])
-    source = {"kind": "parquet", "path": str(tmp_path / "in")}
-    path = write_corpus(tmp_path, base_config([source], tasks=1, tokenizer={"kind": "llama3"}))
-    manifest = build(path, tmp_path / "out")
-    assert manifest is not None
-    assert (manifest.dtype, manifest.tokenizer.vocab_size, manifest.tokenizer.eos_id) == (
-        "uint32",
-        128256,
-        128001,
-    )
-    assert manifest.train.shards[0].size == 4 * manifest.train.shards[0].tokens
-    tokenizer = Tokenizer.from_file(str(tmp_path / "out" / manifest.tokenizer.path))
-    first = next(iterate_documents(tmp_path / "out" / "manifest.json", "train"))
-    assert tokenizer.decode(first[:-1].tolist()) in texts_of(tmp_path / "out", "train")
-
-
 @pytest.mark.parametrize(
     ("source", "changes", "message"),
     [

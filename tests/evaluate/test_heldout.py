@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tst_titan import cli
 from tst_titan.data.manifest import load_manifest
 from tst_titan.data.shards import TokenStream, iterate_documents
 from tst_titan.errors import UserError
@@ -63,7 +64,9 @@ def test_documents_end_where_the_shards_say(corpus):
 def test_the_files_say_what_was_scored(corpus, model_folder, tmp_path):
     out, documents = tmp_path / "heldout.json", tmp_path / "documents.csv"
     arguments = ["--model", str(model_folder), "--data-manifest", str(corpus), "--sequence-length", "32"]
-    assert heldout.main([*arguments, "--documents", str(documents), "--out", str(out)]) == 0
+    assert (
+        cli.main(["evaluate", "heldout", *arguments, "--documents", str(documents), "--out", str(out)]) == 0
+    )
     found = json.loads(out.read_text())
     assert found["manifest"] == "results/train/tiny/manifest.json"
     assert (found["tokens"], found["bytes"], found["documents"]) == (5_999, 6_000, 60)
@@ -92,7 +95,7 @@ def test_the_standard_error_is_that_of_a_mean_over_documents():
 
 def test_a_folder_without_a_finished_export_is_refused(corpus, tmp_path, capsys):
     arguments = ["--model", str(tmp_path), "--data-manifest", str(corpus), "--sequence-length", "8"]
-    assert heldout.main([*arguments, "--out", str(tmp_path / "heldout.json")]) == 2
+    assert cli.main(["evaluate", "heldout", *arguments, "--out", str(tmp_path / "heldout.json")]) == 2
     assert f"{tmp_path}: no finished export" in capsys.readouterr().err
     assert not (tmp_path / "heldout.json").exists()
 

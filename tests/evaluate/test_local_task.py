@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from tests.data.texts import document
+from tst_titan import cli
 from tst_titan.errors import UserError
 from tst_titan.evaluate import local_task
 from tst_titan.evaluate.local_task import Maker, Settings
@@ -138,7 +139,7 @@ def test_text_without_white_space_is_cut_anywhere():
 def test_the_task_is_written_once_and_the_same(corpus, tmp_path):
     for name in ("first", "second"):
         arguments = ["--data-manifest", str(corpus), "--definition", str(short_definition(tmp_path))]
-        assert local_task.main([*arguments, "--out", str(tmp_path / name)]) == 0
+        assert cli.main(["evaluate", "local-task", *arguments, "--out", str(tmp_path / name)]) == 0
     first, second = ((tmp_path / name / "items.jsonl").read_bytes() for name in ("first", "second"))
     assert first == second and len(first.splitlines()) == 30
     task = yaml.safe_load((tmp_path / "first/heldout_continuation.yaml").read_text())

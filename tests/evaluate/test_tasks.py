@@ -12,7 +12,8 @@ import torch
 import yaml
 
 from tests.evaluate.test_local_task import short_definition
-from tst_titan.evaluate import fetch, harness, heldout, local_task, tasks
+from tst_titan import cli
+from tst_titan.evaluate import harness, heldout, local_task
 
 OFFLINE = ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE", "HF_DATASETS_CACHE")
 
@@ -44,7 +45,7 @@ def test_the_local_task_is_scored_as_by_hand(model_folder, task_folder, tmp_path
     out = tmp_path / "tasks.json"
     settings = config(tmp_path, local_task.TASK, limit=20, batch_size=7)
     arguments = ["--model", str(model_folder), "--config", str(settings), "--task-folder", str(task_folder)]
-    assert tasks.main([*arguments, "--out", str(out)]) == 0
+    assert cli.main(["evaluate", "tasks", *arguments, "--out", str(out)]) == 0
     found = json.loads(out.read_text())
     scores = found["tasks"][local_task.TASK]
     assert (scores["n"], scores["samples_limit"], scores["version"]) == (20, 20, 1.0)
@@ -52,7 +53,7 @@ def test_the_local_task_is_scored_as_by_hand(model_folder, task_folder, tmp_path
     assert scores["acc"] == pytest.approx(acc) and scores["acc_norm"] == pytest.approx(acc_norm)
     assert scores["acc_stderr"] == pytest.approx((acc * (1 - acc) / 19) ** 0.5)
     assert found["add_bos"] is False and found["num_fewshot"] == 0 and found["batch_size"] == 7
-    assert tasks.main([*arguments, "--limit", "5", "--out", str(out)]) == 0
+    assert cli.main(["evaluate", "tasks", *arguments, "--limit", "5", "--out", str(out)]) == 0
     assert json.loads(out.read_text())["tasks"][local_task.TASK]["n"] == 5
 
 
@@ -123,7 +124,9 @@ def score_in_a_process(model: Path, settings: Path, home: Path, out: Path) -> su
     command = [
         sys.executable,
         "-m",
-        "tst_titan.evaluate.tasks",
+        "tst_titan.cli",
+        "evaluate",
+        "tasks",
         "--model",
         str(model),
         "--config",
@@ -139,13 +142,27 @@ def test_data_that_was_not_fetched_is_missed_without_asking_a_network(model_fold
         model_folder, config(tmp_path, "piqa"), tmp_path / "hf", tmp_path / "tasks.json"
     )
     assert done.returncode == 2 and "task piqa: its data is not at hand" in done.stderr
-    assert "tst_titan.evaluate.fetch" in done.stderr and "Retrying" not in done.stderr
+    assert "tst-titan evaluate fetch" in done.stderr and "Retrying" not in done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "tasks.json").exists()
 
 
 def test_fetching_says_what_a_task_of_ones_own_holds(task_folder, tmp_path):
     out = tmp_path / "fetched.json"
-    assert fetch.main(["--task", local_task.TASK, "--task-folder", str(task_folder), "--out", str(out)]) == 0
+    assert (
+        cli.main(
+            [
+                "evaluate",
+                "fetch",
+                "--task",
+                local_task.TASK,
+                "--task-folder",
+                str(task_folder),
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     found = json.loads(out.read_text())
     assert found["parts"][local_task.TASK] == {
         "version": 1.0,
@@ -173,9 +190,11 @@ def test_an_unknown_task_is_named(no_index, model_folder, task_folder, tmp_path,
     out = ["--task-folder", str(task_folder), "--out", str(tmp_path / "out.json")]
     if command == "tasks":
         settings = config(tmp_path, local_task.TASK, "heldout_kontinuation")
-        status = tasks.main(["--model", str(model_folder), "--config", str(settings), *out])
+        status = cli.main(
+            ["evaluate", "tasks", "--model", str(model_folder), "--config", str(settings), *out]
+        )
     else:
-        status = fetch.main(["--task", "heldout_kontinuation", *out])
+        status = cli.main(["evaluate", "fetch", "--task", "heldout_kontinuation", *out])
     said = capsys.readouterr().err
     assert status == 2 and "found 'heldout_kontinuation' (did you mean 'heldout_continuation'?)" in said
     assert not (tmp_path / "out.json").exists()
@@ -197,11 +216,11 @@ def test_the_papers_tasks_are_found_without_the_whole_index(no_index):
 def test_a_mistake_in_the_config_is_told(model_folder, tmp_path, capsys, content, words):
     (tmp_path / "evaluation.yaml").write_text(yaml.safe_dump(content))
     arguments = ["--model", str(model_folder), "--config", str(tmp_path / "evaluation.yaml")]
-    assert tasks.main([*arguments, "--out", str(tmp_path / "tasks.json")]) == 2
+    assert cli.main(["evaluate", "tasks", *arguments, "--out", str(tmp_path / "tasks.json")]) == 2
     assert words in capsys.readouterr().err
 
 
 def test_a_folder_without_a_finished_export_is_refused(tmp_path, capsys):
     arguments = ["--model", str(tmp_path), "--config", str(config(tmp_path, "piqa"))]
-    assert tasks.main([*arguments, "--out", str(tmp_path / "tasks.json")]) == 2
+    assert cli.main(["evaluate", "tasks", *arguments, "--out", str(tmp_path / "tasks.json")]) == 2
     assert "no finished export" in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 
 import pytest
 
@@ -11,7 +10,8 @@ from tst_titan import cli
 from tst_titan.errors import UserError
 from tst_titan.run.attempts import Attempts
 from tst_titan.run.lock import sole_writer, writer_of
-from tst_titan.run.status import StageStatus, last_line
+from tst_titan.run.status import StageStatus
+from tst_titan.tree.metrics import MetricsFile
 
 LINE = {
     "loss": 2.5,
@@ -54,6 +54,15 @@ def writer(stage):
     yield process
     end.set()
     process.join()
+
+
+def test_a_stage_that_was_only_rendered_is_not_listed(stage, capsys):
+    """As a dry run leaves it."""
+    results = str(stage.results)
+    assert cli.main(["status", results]) == 2
+    Attempts(stage).ask()
+    assert cli.main(["status", results]) == 0
+    assert "test token-12" in capsys.readouterr().out
 
 
 def test_waiting(stage):
@@ -155,9 +164,11 @@ def test_another_config_starts_with_a_clean_slate(tmp_path):
 
 def test_the_command(stage, capsys):
     _log(stage, 6)
+    Attempts(stage).ask()
     assert cli.main(["status", str(stage.results)]) == 0
     shown = capsys.readouterr().out
-    assert "test token-12  waiting  6/12" in shown and "1 stages: 1 waiting; 4.00 device-hours" in shown
+    assert "test token-12 waiting 6/12" in " ".join(shown.split())
+    assert "1 stages: 1 waiting; 4.00 device-hours" in shown
     assert cli.main(["status", str(stage.results / "nothing")]) == 2
 
 
@@ -165,6 +176,6 @@ def test_the_command(stage, capsys):
 def test_the_last_whole_line(tmp_path, size):
     path = tmp_path / "lines"
     path.write_text(json.dumps({"a": "x" * size}) + "\n" + json.dumps({"b": "y" * size}) + '\n{"c": 1')
-    assert last_line(path) == {"b": "y" * size}
+    assert MetricsFile(path).last() == {"b": "y" * size}
     path.write_text('{"half')
-    assert last_line(path) is None and last_line(tmp_path / os.devnull.replace("/", "_")) is None
+    assert MetricsFile(path).last() is None and MetricsFile(tmp_path / "none").last() is None

@@ -100,3 +100,20 @@ def test_an_unknown_benchmark_is_refused_before_anything_runs(capsys: pytest.Cap
     assert everything.main(["superpositoin"]) == 2
     assert "superpositoin is not valid; there are " in capsys.readouterr().err
     assert "superposition" in everything.suites() and "measure" not in everything.suites()
+
+
+def test_what_libraries_log_goes_to_a_file_and_the_end_of_a_failure_to_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    package = tmp_path / "benchmarks"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "quiet.py").write_text("import sys\nprint('1.5')\nprint('chatter', file=sys.stderr)\n")
+    (package / "broken.py").write_text("raise SystemExit('no memory')\n")
+    monkeypatch.setattr(everything, "suites", lambda: ["broken", "quiet"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert everything.main([]) == 1
+    out, err = capfd.readouterr()
+    assert "1.5" in out and "chatter" not in out + err and "no memory" in err and "broken.log" in err
+    assert (tmp_path / "results/bench/quiet.log").read_text() == "chatter\n"

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from tests.evaluate.test_local_task import short_definition
 from tests.stages import DENSE, MOE, SHAPES, Tree, train
+from tst_titan import cli
 from tst_titan.config.experiment import EvaluationConfig
 from tst_titan.config.schema import ModelConfig
 from tst_titan.data.shards import TokenStream
@@ -211,7 +212,7 @@ def test_a_missing_checkpoint_is_the_users_error(tree, tmp_path, capsys):
     (folder.path / CHECKPOINT / ".metadata").unlink()
     with pytest.raises(UserError, match="key checkpoint"):
         export.export_stage(folder, tmp_path / "out")
-    assert export.main([str(folder.path), str(tmp_path / "out")]) == 2
+    assert cli.main(["export", str(folder.path), str(tmp_path / "out")]) == 2
     assert "missing or incomplete" in capsys.readouterr().err
 
 

@@ -17,6 +17,7 @@ import torch
 from tests.compare import fake_stages
 from tests.report import stages as report_stages
 from tests.stages import DENSE, MOE, Tree, final_tensors, losses, train
+from tst_titan.titan.job import get_peak_flops
 
 VOCABULARY = 64
 
@@ -68,6 +69,14 @@ def test_mfu_counts_latents_in_both_phases(tmp_path):
         assert line["flops"] - before["flops"] == 64 * flops_per_latent
         assert line["latents_per_second"] == pytest.approx(64 / seconds)
         assert line["data_tokens_per_second"] == pytest.approx(64 * folder.stage.bag_size / seconds)
+
+
+def test_an_lspci_that_may_not_be_run_leaves_the_peak_to_the_devices_name(tmp_path, monkeypatch):
+    (tmp_path / "lspci").write_text("")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(PermissionError):  # as for a folder of the PATH that may not be read
+        subprocess.run(["lspci"])
+    assert get_peak_flops("NVIDIA H200") == 989e12
 
 
 def test_the_manifest_adds_up(chain):

@@ -387,7 +387,6 @@ class TestAScaleWithOneSize:
         shutil.copytree(tmp_path / "models", root / "configs/models")
         shutil.copytree(tmp_path / "scales", root / "configs/scales")
         (root / "configs/experiments").mkdir()
-        shutil.copy(Path(__file__).parents[2] / "configs/site.yaml", root / "configs/site.yaml")
         base = {"title": "t", "shows": "s"}
         write(root / "configs/experiments/big.yaml", base | {"size": "large", "runs": {"b": {}}})
         write(root / "configs/experiments/mine.yaml", base | {"runs": {"b": {}}})

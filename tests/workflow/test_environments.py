@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 
 import pytest
@@ -32,8 +33,12 @@ def _rules():
                 yield text.split(":")[0], named and named.group(1), modules
 
 
-def _imports(module: str, seen: set[str]) -> set[str]:
-    """Names of the packages outside the project that a module imports, with what it imports of the project."""
+def _imports(module: str, seen: set[str], rooms: tuple[str, ...]) -> set[str]:
+    """Names of the packages outside the project that a module imports, with what it imports of the project.
+
+    Imports inside functions count in the room of the rule's own module: a rule on documents calls none of the functions
+    with which a config builds its model.
+    """
     if module in seen:
         return set()
     seen.add(module)
@@ -42,7 +47,7 @@ def _imports(module: str, seen: set[str]) -> set[str]:
         path = REPOSITORY / module.replace(".", "/") / "__main__.py"
     found = set()
     names = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+    for node in _nodes(ast.parse(path.read_text(encoding="utf8")), inside=module.startswith(rooms)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -52,8 +57,17 @@ def _imports(module: str, seen: set[str]) -> set[str]:
         if not name.startswith("tst_titan"):
             found.add(name.split(".")[0])
         elif (REPOSITORY / (name.replace(".", "/") + ".py")).is_file():
-            found |= _imports(name, seen)
+            found |= _imports(name, seen, rooms)
     return found - set(sys.stdlib_module_names)
+
+
+def _nodes(tree: ast.AST, inside: bool) -> Iterator[ast.AST]:
+    """The statements that run when a module is imported and, ``inside``, those of its functions."""
+    for node in ast.iter_child_nodes(tree):
+        typing = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if not typing and (inside or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
+            yield node
+            yield from _nodes(node, inside)
 
 
 def _resolved(text: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -95,8 +109,10 @@ def test_a_rule_has_an_environment_with_what_it_imports(rule, kind, modules):
     distributions = packages_distributions()
     needed: set[str] = set()
     seen: set[str] = set()
-    for module in [*modules, *(started for name in modules for started in STARTED.get(name, []))]:
-        needed |= _imports(module, seen)
+    started = [*modules, *(module for name in modules for module in STARTED.get(name, []))]
+    rooms = tuple(f"{module.rpartition('.')[0]}." for module in started if module.count(".") > 1)
+    for module in started:
+        needed |= _imports(module, seen, rooms)
     missing = {
         name for name in needed if not {canonicalize_name(d) for d in distributions.get(name, [])} & pins
     }

@@ -20,9 +20,10 @@ STAGES = ("token-180", "token-180/decay-200", "bag2-50", "bag2-50/token-180", "b
 
 
 @pytest.fixture(scope="module")
-def projects(tmp_path_factory):
+def projects(finished, tmp_path_factory):
     """Two copies of a project with longer stages, on the same corpus."""
     first = ProjectCopy.make(tmp_path_factory.mktemp("undisturbed"))
+    finished.give(first, "data")
     path = first.folder / "configs/scales/smoke.yaml"
     scale = yaml.safe_load(path.read_text())
     small = {**scale["sizes"]["small"], "steps": {"short": 200}}

@@ -5,7 +5,6 @@ import os
 
 import pytest
 
-from tests.workflow.project import ProjectCopy
 from tst_titan.compare import read_results
 
 pytestmark = pytest.mark.slow
@@ -17,10 +16,8 @@ EVERYTHING_OF_ONE_RUN = {"export": 1, "heldout": 1, "evaluate_tasks": 1, "compar
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    project = ProjectCopy.make(tmp_path_factory.mktemp("project"))
-    project.run()
-    return project
+def project(finished):
+    return finished.project
 
 
 @pytest.fixture
@@ -60,7 +57,6 @@ def test_the_report_is_there_with_both_runs(project):
         ("tst_titan/report/base.html", "<title>", "<title>Edited ", {"page": 1, "report": 1}),
         ("tst_titan/report/style.py", '"""', '"""Edited. ', AFTER_COMPARE),
         ("tst_titan/compare/arithmetic.py", '"""', '"""Edited. ', {"compare": 1, **AFTER_COMPARE}),
-        ("tst_titan/titan/trainer.py", '"""', '"""Edited. ', {}),
         (SCALE, "limit: 20", "limit: 10", {"evaluate_tasks": 2, "compare": 1, **AFTER_COMPARE}),
         (
             SCALE,
@@ -68,10 +64,6 @@ def test_the_report_is_there_with_both_runs(project):
             "tasks: [heldout_continuation, arc_easy]",
             {"fetch_tasks": 1, "evaluate_tasks": 2, "compare": 1, **AFTER_COMPARE},
         ),
-        (SCALE, "log_every: 1", "log_every: 2", {}),
-        (SCALE, "cpu_threads: 1", "cpu_threads: 1\n  processes_per_node: 2", {}),
-        (SCALE, "cpu_threads: 1", "cpu_threads: 1\n  stop_seconds: 60\n  memory_mb: 5000", {}),
-        ("configs/demo.yaml", 'wandb: "off"', "wandb: offline", {}),
         ("configs/demo.yaml", 'wandb: "off"', "comparison: {last_k: 5}", {"compare": 1, **AFTER_COMPARE}),
         (EXPERIMENT, "bags: [{}]", "bags: [{bag_size: 4}]", {"train": 3, **EVERYTHING_OF_ONE_RUN}),
         (EXPERIMENT, "bags: [{}]", "bags: [{}]\n    decay_times: 2.0", {"train": 1, **EVERYTHING_OF_ONE_RUN}),
@@ -80,13 +72,8 @@ def test_the_report_is_there_with_both_runs(project):
         "report text",
         "figure style",
         "comparison code",
-        "training code",
         "evaluation tasks",
         "a task more",
-        "log frequency",
-        "processes",
-        "what jobs ask for",
-        "wandb",
         "comparison setting",
         "bag size",
         "decay length",
@@ -95,6 +82,17 @@ def test_the_report_is_there_with_both_runs(project):
 def test_an_edit_reruns_what_it_must_and_no_more(project, edit, path, old, new, expected):
     edit(path, old, new)
     assert project.would_run() == expected
+
+
+def test_how_stages_run_and_the_code_of_training_rerun_nothing(project, edit):
+    edit("tst_titan/titan/trainer.py", '"""', '"""Edited. ')
+    edit(SCALE, "log_every: 1", "log_every: 2")
+    how = "\n  ".join(["cpu_threads: 1", "processes_per_node: 2", "stop_seconds: 60", "memory_mb: 5000"])
+    edit(SCALE, "cpu_threads: 1", how)
+    edit("configs/demo.yaml", 'wandb: "off"', "wandb: offline")
+    assert project.would_run() == {}
+    runtime = (project.folder / "results/train/smoke-small/token-18/runtime.yaml").read_text()
+    assert all(line in runtime for line in ("log_every: 2", "processes_per_node: 2", "wandb: offline"))
 
 
 def test_a_filter_threshold_reruns_everything(project, edit):

@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from tst_titan.config.load import choose_file, did_you_mean, parse, read_yaml
-from tst_titan.config.schema import Float, Int, NonNegativeInt, PositiveFloat, PositiveInt, Strict
+from tst_titan.config.strict import Float, Int, NonNegativeInt, PositiveFloat, PositiveInt, Strict
 from tst_titan.errors import UserError
 
 Share = Annotated[Float, Field(ge=0, le=1)]

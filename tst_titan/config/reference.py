@@ -123,8 +123,13 @@ def everything() -> str:
     """The whole of docs/config.md."""
     from tst_titan.config.corpus import CorpusConfig
     from tst_titan.config.experiment import Collection, ExperimentConfig, ProjectConfig, ScaleConfig
-    from tst_titan.models.family import ModelConfig
+    from tst_titan.models.family import ModelConfig, families
 
+    with_keys_of_their_own = {
+        f"A model of family `{get_args(family.model_fields['family'].annotation)[0]}`": family
+        for family in families()
+        if family.model_fields.keys() != ModelConfig.model_fields.keys()
+    }
     return reference(
         {
             "The project: `configs/demo.yaml` and `--config`": ProjectConfig,
@@ -132,6 +137,7 @@ def everything() -> str:
             "An experiment: `configs/experiments/*.yaml`": ExperimentConfig,
             "A collection of experiments: `configs/experiments/*.yaml`": Collection,
             "A model: `configs/models/*.yaml`": ModelConfig,
+            **with_keys_of_their_own,
             "A corpus: `configs/corpora/*.yaml`": CorpusConfig,
         }
     )

@@ -51,9 +51,14 @@ class Deduplicate(Step[DeduplicateSettings]):
         if not dedup:
             self.warnings.append("duplicates were not removed")
             return {}
-        buckets = dedup.num_buckets * dedup.tasks_per_bucket
-        self.pipeline("buckets", buckets, partial(build_buckets, dedup, self.folder), workers)
-        self.pipeline("cluster", 1, partial(build_cluster, dedup, self.folder))
+        signatures, pairs, near_duplicates = (
+            self.folder / name for name in ("signatures", "pairs", "near_duplicates")
+        )
+        buckets = partial(build_compare, MinhashDedupBuckets, dedup, signatures, pairs)
+        self.pipeline("buckets", dedup.num_buckets * dedup.tasks_per_bucket, buckets, workers)
+        self.pipeline(
+            "cluster", 1, partial(build_compare, MinhashDedupCluster, dedup, pairs, near_duplicates)
+        )
         near = int(self.counted("cluster", 1)[0]["to_remove"])
         return {"exact": int(self.counted("sign", tasks)[1]["dropped"]), "near": near}
 
@@ -76,28 +81,12 @@ def build_sign(dedup: Dedup, filtered: Path, folder: Path) -> list[PipelineStep]
     ]
 
 
-def build_buckets(dedup: Dedup, folder: Path) -> list[PipelineStep]:
-    """Pairs of documents that agree in a bucket."""
-    return [
-        MinhashDedupBuckets(
-            str(folder / "signatures"),
-            str(folder / "pairs"),
-            config=_minhash(dedup),
-            lines_to_buffer=LINES_TO_BUFFER,
-        )
-    ]
-
-
-def build_cluster(dedup: Dedup, folder: Path) -> list[PipelineStep]:
-    """Groups of pairs; all but one document of a group are listed for removal."""
-    return [
-        MinhashDedupCluster(
-            str(folder / "pairs"),
-            str(folder / "near_duplicates"),
-            config=_minhash(dedup),
-            lines_to_buffer=LINES_TO_BUFFER,
-        )
-    ]
+def build_compare(
+    comparison: type[PipelineStep], dedup: Dedup, source: Path, output: Path
+) -> list[PipelineStep]:
+    """`MinhashDedupBuckets` finds pairs that agree in a bucket; `MinhashDedupCluster` lists all but one of a group."""
+    options = {"config": _minhash(dedup), "lines_to_buffer": LINES_TO_BUFFER}
+    return [comparison(str(source), str(output), **options)]
 
 
 def _minhash(dedup: Dedup) -> MinhashConfig:

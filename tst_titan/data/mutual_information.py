@@ -21,6 +21,7 @@ import numpy as np
 from scipy.optimize import curve_fit
 from scipy.special import digamma
 
+from tst_titan.config.schema import MutualInformationLaw
 from tst_titan.data.manifest import load_manifest
 from tst_titan.data.shards import TokenStream, read_index, shard_files
 from tst_titan.errors import UserError
@@ -58,7 +59,7 @@ class Row:
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """The law c0 + a * d**k fitted to a column of the table, d in tokens, c0 and a in nats."""
+    """The law (`MutualInformationLaw`) fitted to a column of the table, with standard errors of its constants."""
 
     column: str
     c0: float
@@ -226,10 +227,14 @@ def fit_power_law(rows: Sequence[Row], column: str = "grassberger") -> PowerLaw:
         raise UserError(
             f"mutual information: a power law of three constants needs 4 distances, found {len(d)}"
         )
+
+    def law(distances: Any, c0: float, a: float, k: float) -> Any:
+        return MutualInformationLaw(c0=c0, a=a, k=k)(distances)
+
     start = (float(values[-1]), float(values[0] - values[-1]), -1.0)
     try:
         best, covariance = curve_fit(
-            lambda x, c0, a, k: c0 + a * x**k,
+            law,
             d,
             values,
             p0=start,
@@ -239,7 +244,7 @@ def fit_power_law(rows: Sequence[Row], column: str = "grassberger") -> PowerLaw:
     except RuntimeError as error:
         raise UserError(f"mutual information: no power law fits column {column}: {error}") from None
     errors = np.sqrt(np.diag(covariance))
-    residual = values - (best[0] + best[1] * d ** best[2])
+    residual = values - law(d, *best)
     names = ("c0", "a", "k", "c0_stderr", "a_stderr", "k_stderr")
     constants = dict(zip(names, [*best.tolist(), *errors.tolist()], strict=True))
     return PowerLaw(column, **constants, rms_residual=float(np.sqrt(np.mean(residual**2))))

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from tst_titan.errors import UserError
 
-PARTS = ("docstrings", "prose", "sources")
 PROSE_SUFFIXES = (".md", ".rst", ".txt")
 # Tests repeat each other and hold data; vendored copies repeat other packages; version files and build
 # records differ from machine to machine.
@@ -102,7 +101,7 @@ def documents_of(
     Args:
         inner: the file's path inside site-packages, the base of the ids.
         path: the file.
-        parts: any of `PARTS`.
+        parts: any of docstrings, prose and sources.
         target_chars: pieces of a file are joined up to about this many characters.
     """
     try:

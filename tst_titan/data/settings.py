@@ -27,7 +27,7 @@ from tst_titan.config.corpus import (
     TrainTokenizer,
 )
 from tst_titan.config.load import load
-from tst_titan.config.schema import Strict
+from tst_titan.config.strict import Strict
 from tst_titan.data.packages import canonical, read_pins
 from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed

@@ -1,4 +1,4 @@
-"""Fetch the data of an lm-eval task into Hugging Face's cache: ``python -m tst_titan.evaluate.fetch``.
+"""Fetch the data of an lm-eval task into Hugging Face's cache: ``tst-titan evaluate fetch``.
 
 The one step of evaluation that wants a network. What the cache (``HF_HOME``) already holds is taken from there.
 """
@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tst_titan.errors import EXIT_USER_ERROR, UserError
 from tst_titan.evaluate.harness import load_tasks, task_manager
 from tst_titan.files import write_if_changed
 
@@ -52,27 +51,20 @@ def fetch(task: str, folders: list[Path]) -> dict[str, Any]:
     }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description="Fetch the data of an lm-eval task into Hugging Face's cache."
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``tst-titan evaluate fetch``."""
     parser.add_argument("--task", required=True, help="name of a task, group or tag")
     parser.add_argument(
         "--task-folder", type=Path, action="append", default=[], help="folder of lm-eval YAML"
     )
     parser.add_argument("--out", type=Path, required=True, help="JSON that says what was fetched")
-    parsed = parser.parse_args(arguments)
-    try:
-        found = fetch(parsed.task, parsed.task_folder)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return EXIT_USER_ERROR
-    write_if_changed(parsed.out, json.dumps(found, indent=2) + "\n")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Fetch the data and say what it is."""
+    found = fetch(arguments.task, arguments.task_folder)
+    write_if_changed(arguments.out, json.dumps(found, indent=2) + "\n")
     items = sum(part["items"] for part in found["parts"].values())
-    print(f"{parsed.task}  {items} items in {found['cache']}", file=sys.stderr)
+    print(f"{arguments.task}  {items} items in {found['cache']}", file=sys.stderr)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,7 +11,7 @@ from typing import Any
 from tst_titan.errors import UserError
 
 FETCH_HINT = (
-    "Where there is a network, `python -m tst_titan.evaluate.fetch --task NAME --out FILE` fetches a task's data into "
+    "Where there is a network, `tst-titan evaluate fetch --task NAME --out FILE` fetches a task's data into "
     "Hugging Face's cache (HF_HOME); carry that folder here if need be"
 )
 

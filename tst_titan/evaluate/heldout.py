@@ -1,4 +1,4 @@
-"""Held-out loss of an exported model: ``python -m tst_titan.evaluate.heldout``.
+"""Held-out loss of an exported model: ``tst-titan evaluate heldout``.
 
 The held-out documents, one after another with their end-of-text tokens, are cut into windows of the training
 sequence length that do not overlap, as training cuts its lanes. Every token but the very first is predicted exactly
@@ -23,7 +23,7 @@ from torch.nn import functional
 from tst_titan.compare.documents import mean_over_documents
 from tst_titan.data.manifest import DataManifest, load_manifest
 from tst_titan.data.shards import TokenStream, read_index, shard_files
-from tst_titan.errors import EXIT_USER_ERROR, UserError
+from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
 from tst_titan.models.exported import load_exported
 
@@ -209,9 +209,8 @@ def _check_fit(folder: Path, config: Any, length: int, data: DataManifest) -> No
         )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Held-out loss of an exported model.")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``tst-titan evaluate heldout``."""
     parser.add_argument("--model", type=Path, required=True, help="exported Hugging Face folder")
     parser.add_argument("--data-manifest", type=Path, required=True)
     parser.add_argument(
@@ -223,25 +222,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--documents", type=Path, help="also write a CSV of the loss of every document")
     parser.add_argument("--out", type=Path, required=True)
-    parsed = parser.parse_args(arguments)
-    torch.set_num_threads(parsed.threads)
-    try:
-        found, loss = evaluate(
-            parsed.model, parsed.data_manifest, parsed.sequence_length, parsed.batch_size, parsed.limit
-        )
-        found["manifest"] = str(parsed.stage_manifest or check_export(parsed.model).get("manifest"))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return EXIT_USER_ERROR
-    if parsed.documents is not None:
-        write_if_changed(parsed.documents, document_table(loss))
-    write_if_changed(parsed.out, json.dumps(found, indent=2) + "\n")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Score the model and write the files."""
+    torch.set_num_threads(arguments.threads)
+    found, loss = evaluate(
+        arguments.model,
+        arguments.data_manifest,
+        arguments.sequence_length,
+        arguments.batch_size,
+        arguments.limit,
+    )
+    found["manifest"] = str(arguments.stage_manifest or check_export(arguments.model).get("manifest"))
+    if arguments.documents is not None:
+        write_if_changed(arguments.documents, document_table(loss))
+    write_if_changed(arguments.out, json.dumps(found, indent=2) + "\n")
     print(
-        f"{parsed.model}  held-out {found['nats_per_token']:.4f} nats/token, {found['bits_per_byte']:.4f} bits/byte",
+        f"{arguments.model}  held-out {found['nats_per_token']:.4f} nats/token, "
+        f"{found['bits_per_byte']:.4f} bits/byte",
         file=sys.stderr,
     )
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

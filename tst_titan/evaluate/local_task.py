@@ -22,7 +22,7 @@ from tst_titan.config.load import parse, read_yaml
 from tst_titan.config.schema import Strict
 from tst_titan.data.manifest import load_manifest
 from tst_titan.data.shards import iterate_documents
-from tst_titan.errors import EXIT_USER_ERROR, UserError
+from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
 
 TASK = "heldout_continuation"
@@ -194,23 +194,18 @@ def write_task(data_manifest: Path, definition: Path, out: Path) -> int:
     return len(items)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Make a multiple-choice task from held-out documents.")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``tst-titan evaluate local-task``."""
     parser.add_argument("--data-manifest", type=Path, required=True)
     parser.add_argument(
         "--definition", type=Path, required=True, help="configs/tasks/heldout_continuation.yaml"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of items.jsonl and the task's YAML")
-    parsed = parser.parse_args(arguments)
-    try:
-        made = write_task(parsed.data_manifest, parsed.definition, parsed.out)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return EXIT_USER_ERROR
-    print(f"{parsed.out}  {made} items", file=sys.stderr)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make the task."""
+    made = write_task(arguments.data_manifest, arguments.definition, arguments.out)
+    print(f"{arguments.out}  {made} items", file=sys.stderr)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Score an exported model with lm-eval: ``python -m tst_titan.evaluate.tasks``.
+"""Score an exported model with lm-eval: ``tst-titan evaluate tasks``.
 
 The model is loaded once for all tasks. Offline unless asked: without its data at hand the harness would wait for a
 network that is not there.
@@ -16,7 +16,7 @@ from typing import Any
 
 from tst_titan.config.experiment import EvaluationConfig
 from tst_titan.config.load import load
-from tst_titan.errors import EXIT_USER_ERROR, UserError
+from tst_titan.errors import UserError
 from tst_titan.evaluate.harness import go_offline, load_tasks, task_manager
 from tst_titan.evaluate.local_task import TASK
 from tst_titan.files import write_if_changed
@@ -90,9 +90,8 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Score an exported model on lm-eval tasks, 0-shot.")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``tst-titan evaluate tasks``."""
     parser.add_argument("--model", type=Path, required=True, help="exported Hugging Face folder")
     parser.add_argument(
         "--config", type=Path, required=True, help="evaluation.yaml: tasks, limit, batch_size"
@@ -104,36 +103,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--online", action="store_true", help="let the harness fetch data")
     parser.add_argument("--out", type=Path, required=True)
-    parsed = parser.parse_args(arguments)
-    if not parsed.online:
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Score the model; leaves no trace in the user's cache if only the local task is asked for."""
+    if not arguments.online:
         go_offline()
-    try:
-        settings = load(EvaluationConfig, parsed.config)
-        if parsed.limit is not None:
-            settings = EvaluationConfig.model_validate(settings.model_dump() | {"limit": parsed.limit})
-        found = _evaluate_on(parsed.threads, parsed.model, settings, parsed.task_folder)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return EXIT_USER_ERROR
-    write_if_changed(parsed.out, json.dumps(found, indent=2) + "\n")
-    for task, scores in found["tasks"].items():
-        if scores["acc"] is not None:
-            print(f"{parsed.model}  {task}  acc {scores['acc']:.3f}", file=sys.stderr)
-    return 0
-
-
-def _evaluate_on(
-    threads: int, model: Path, settings: EvaluationConfig, folders: list[Path]
-) -> dict[str, Any]:
-    """`evaluate` on so many cores, and with no trace in the user's cache if only the local task is asked for."""
+    settings = load(EvaluationConfig, arguments.config)
+    if arguments.limit is not None:
+        settings = EvaluationConfig.model_validate(settings.model_dump() | {"limit": arguments.limit})
     with tempfile.TemporaryDirectory() as cache:
         if set(settings.tasks) == {TASK}:
             os.environ["HF_DATASETS_CACHE"] = cache
         import torch
 
-        torch.set_num_threads(threads)
-        return evaluate(model, settings, folders)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        torch.set_num_threads(arguments.threads)
+        found = evaluate(arguments.model, settings, arguments.task_folder)
+    write_if_changed(arguments.out, json.dumps(found, indent=2) + "\n")
+    for task, scores in found["tasks"].items():
+        if scores["acc"] is not None:
+            print(f"{arguments.model}  {task}  acc {scores['acc']:.3f}", file=sys.stderr)
+    return 0

@@ -19,7 +19,7 @@ class DeepseekV3Experts(MoeConfig):
     """Experts of every layer after the dense ones."""
 
     n_shared_experts: PositiveInt = Field(
-        1, description="experts that process every latent, as one of their width"
+        1, description="experts that process every latent, besides the chosen"
     )
     n_groups: PositiveInt = Field(1, description="groups that the routed experts are cut into")
     top_k_groups: PositiveInt = Field(1, description="groups that a latent's experts are chosen from")

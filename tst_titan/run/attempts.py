@@ -11,7 +11,7 @@ from typing import Any
 
 from tst_titan.config.schema import RuntimeConfig
 from tst_titan.errors import EXIT_INTERRUPTED, UserError
-from tst_titan.files import write_atomically
+from tst_titan.files import read_json, write_atomically
 from tst_titan.run.lock import writer_of
 from tst_titan.tree.folder import StageFolder, complete_checkpoints
 
@@ -39,10 +39,12 @@ class Attempts:
             "stops_at": {},
             "running": None,
         }
-        try:
-            return empty | json.loads(self.path.read_text(encoding="utf8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            return empty
+        return empty | read_json(self.path, {})
+
+    def ask(self) -> None:
+        """Note that the stage is to be trained; what was only rendered, for a dry run, has no such note."""
+        if not self.path.exists():
+            self._write(self.read())
 
     def jobs(self) -> list[dict[str, Any]]:
         """The attempts that ended, oldest first."""

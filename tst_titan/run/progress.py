@@ -16,6 +16,7 @@ from tst_titan.text import clock
 # Rules whose name does not say what happens.
 WORDS = {
     "data_part": "prepare a part of the data",
+    "tokenize": "write the tokens",
     "data_manifest": "check the shards",
     "heldout": "measure the held-out loss",
     "evaluate_tasks": "score the tasks",
@@ -72,8 +73,9 @@ class Terminal(logging.Handler):
     def _line(self, record: Any) -> str | None:
         event, text = getattr(record, "event", None), record.getMessage()
         if event == "run_info":
-            stages = record.stats.get("train", 0)
-            return f"{record.stats['total']} steps to do" + (f", {stages} stages to train" if stages else "")
+            steps, stages = record.stats["total"], record.stats.get("train", 0)
+            to_train = f", {stages} stage{'s' * (stages != 1)} to train" if stages else ""
+            return f"{steps} step{'s' * (steps != 1)} to do{to_train}"
         if event == "job_info":
             return self._starts(record)
         if event == "job_finished":
@@ -97,7 +99,8 @@ class Terminal(logging.Handler):
         rule = record.rule_name
         # A target has its own name; a step has its rule's, in words.
         words = WORDS.get(rule, rule.replace("_", " ")) if record.output else rule
-        title = " ".join([words, *map(str, record.wildcards.values())])
+        known = [str(value) for value in record.wildcards.values() if str(value) not in words.split()]
+        title = " ".join([words, *known])
         self._titles[record.jobid] = rule, title
         if rule == "train" and self._training_since is None:
             self._training_since = time.monotonic()

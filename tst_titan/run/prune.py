@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -20,10 +20,10 @@ from typing import get_args
 from tst_titan.config.experiment import KeepCheckpoints, ProjectConfig
 from tst_titan.config.load import parse, read_yaml
 from tst_titan.errors import UserError
-from tst_titan.files import write_atomically
+from tst_titan.files import read_json, write_atomically
 from tst_titan.run.lock import writer_of
 from tst_titan.text import in_bytes
-from tst_titan.tree.folder import StageFolder
+from tst_titan.tree.folder import StageFolder, finished_among
 from tst_titan.tree.resolve import Stage
 
 POLICIES: tuple[KeepCheckpoints, ...] = get_args(KeepCheckpoints)
@@ -129,8 +129,9 @@ class Pruning:
         found: dict[Path, str] = {}
         for spec in sorted(self.results.glob("compare/*/*/spec.yaml")):
             for planned in read_yaml(spec)["runs"]:
-                path = planned["stages"][-1].rpartition("/train/")[2]
-                found.setdefault(root / path, f"{spec.parent.name}: {planned['name']}")
+                last = StageFolder.at(Path(planned["stages"][-1]))
+                path = root / last.recipe / last.lineage
+                found.setdefault(path, f"{spec.parent.name}: {planned['name']}")
         return found
 
     @cached_property
@@ -210,24 +211,6 @@ class Pruning:
         return "\n".join(lines)
 
 
-def finished_among(folders: Iterable[StageFolder]) -> set[Path]:
-    """Paths of the stages that, with all before them, have the results of their present configs.
-
-    Args:
-        folders: with the ancestors of each.
-    """
-    found: set[Path] = set()
-    for folder in sorted(folders, key=lambda folder: len(folder.path.parts)):
-        if folder.parent is not None and folder.parent.path not in found:
-            continue
-        try:
-            if folder.has_result_of(folder.stage_sha256):
-                found.add(folder.path)
-        except FileNotFoundError:
-            continue
-    return found
-
-
 def check_parents(stages: Mapping[str, Stage], results: Path) -> None:
     """Refuse to start where a stage that is to be trained starts from a checkpoint that is gone.
 
@@ -249,11 +232,8 @@ def check_parents(stages: Mapping[str, Stage], results: Path) -> None:
 
 def _has_new_data(folder: StageFolder) -> bool:
     """Whether the stage will be trained again in any case, because its corpus changed."""
-    try:
-        data = json.loads(folder.data_manifest.read_text(encoding="utf8"))
-        return bool(data["identity"] != folder.manifest()["data_identity"])
-    except (OSError, ValueError, KeyError):
-        return True
+    data = read_json(folder.data_manifest, {})
+    return data.get("identity") != folder.manifest().get("data_identity")
 
 
 def _step(path: Path) -> tuple[str, int]:

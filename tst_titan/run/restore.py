@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from pathlib import Path
 
 from tst_titan.data.manifest import load_manifest
 from tst_titan.errors import UserError
+from tst_titan.files import read_json
 from tst_titan.run import launch
 from tst_titan.tree.folder import StageFolder
 
@@ -64,8 +64,7 @@ def _backup(folder: StageFolder) -> Path:
 
 def _manifest(folder: StageFolder) -> dict:
     """The manifest as it was before an interrupted restoration."""
-    kept = _backup(folder) / "manifest.json"
-    return json.loads(kept.read_text(encoding="utf8")) if kept.is_file() else folder.manifest()
+    return read_json(_backup(folder) / "manifest.json", None) or folder.manifest()
 
 
 def _check_unchanged(folder: StageFolder) -> None:

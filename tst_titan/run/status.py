@@ -6,8 +6,6 @@ Reads only: no scheduler is asked, so it is the same for every executor.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -50,7 +48,7 @@ class StageStatus:
     def of(cls, folder: StageFolder) -> StageStatus:
         """Read a stage's folder."""
         stage = folder.stage
-        line = last_line(folder.metrics_path)
+        line = folder.metrics.last()
         attempts = Attempts(folder)
         noted = attempts.read()
         state = _state(folder, attempts, noted)
@@ -118,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     statuses = [StageStatus.of(folder) for folder in stage_folders(arguments.results)]
     if not statuses:
-        raise UserError(f"{arguments.results / 'train'}: no stages; run snakemake (or snakemake -n) first")
+        raise UserError(f"{arguments.results / 'train'}: no stages; run snakemake first")
     print(table(statuses))
     return 0
 
@@ -141,9 +139,11 @@ def follow(results: Path, every: float) -> None:
 
 
 def stage_folders(results: Path) -> Iterator[StageFolder]:
-    """All stages below ``results/train``, parents first."""
+    """All stages below ``results/train`` that were to be trained, parents first; a dry run only renders others."""
     for path in sorted(path.parent for path in (results / "train").rglob("stage.yaml")):
-        yield StageFolder.at(path)
+        folder = StageFolder.at(path)
+        if Attempts(folder).path.exists() or folder.manifest_path.exists():
+            yield folder
 
 
 def table(statuses: list[StageStatus]) -> str:
@@ -155,24 +155,6 @@ def table(statuses: list[StageStatus]) -> str:
     summary = ", ".join(f"{count} {state}" for state, count in counts.items())
     rows = text_table(COLUMNS, (status.cells() for status in statuses), words=2)
     return "\n".join([rows, f"{len(statuses)} stages: {summary}; {hours:.2f} device-hours"])
-
-
-def last_line(path: Path) -> dict[str, Any] | None:
-    """The last whole line of a file of JSON lines, without reading what comes before."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            block = 1 << 14
-            while True:
-                file.seek(max(size - block, 0))
-                whole = file.read().split(b"\n")[:-1]
-                if len(whole) > 1 or (whole and block >= size):
-                    return json.loads(whole[-1])
-                if block >= size:
-                    return None
-                block *= 4
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
 
 
 def _state(folder: StageFolder, attempts: Attempts, noted: dict[str, Any]) -> str:

@@ -3,6 +3,9 @@
     python -m tst_titan.run.tracking STAGE_FOLDER     until its standard input ends
 
 The launcher of a stage starts it where ``wandb`` is not off. metrics.jsonl stays the truth; what W&B gets is a copy.
+torchtitan's own logger calls ``wandb.init`` and ``wandb.finish`` in the training process, which wait for a server that
+does not answer, or raise. It does not fall back to files, names no axis and knows nothing of the stages before.
+
 Every stage is one W&B run, in the group of the logical run that it belongs to. The axes are cumulative, so the stages
 of a group make one curve. A stage that several runs share trains in a group of its own; the first stage that
 belongs to one run alone sends the curves of the shared stages before it into the run's group as well.
@@ -26,7 +29,7 @@ from typing import Any
 
 from tst_titan.data.manifest import load_manifest
 from tst_titan.errors import UserError
-from tst_titan.files import write_atomically
+from tst_titan.files import read_json, write_atomically
 from tst_titan.tree.folder import StageFolder
 
 AXES = ("step", "latents", "data_tokens", "flops", "hours", "device_hours")
@@ -91,7 +94,6 @@ class Curve:
     before: dict[str, Any]
     keeper: StageFolder
     stale: int = 0
-    _read: tuple[int, int] = (0, 0)
 
     @property
     def id(self) -> str:
@@ -105,15 +107,14 @@ class Curve:
 
     def sent(self) -> int:
         """The last step that was sent."""
-        try:
-            return int(json.loads(self.state_path.read_text(encoding="utf8"))["sent"])
-        except (OSError, ValueError, KeyError):
-            return -1
+        return read_json(self.state_path, {}).get("sent", -1)
 
     def rows(self, after: int) -> list[dict[str, Any]]:
-        """What W&B gets of the lines that are new since the last call and beyond a step, with cumulative axes."""
-        rows = []
-        for line in map(json.loads, self._new_lines()):
+        """What W&B gets of the lines beyond a step, with cumulative axes."""
+        rows: list[dict[str, Any]] = []
+        if _inode(self.folder) in (0, self.stale):
+            return rows
+        for line in self.folder.metrics.read():
             if line["step"] > after:
                 hours = line["seconds"] / 3600
                 row = {key: line[key] for key in (*AXES, *VALUES) if line.get(key) is not None}
@@ -123,19 +124,6 @@ class Curve:
                 )
                 rows.append(row)
         return rows
-
-    def _new_lines(self) -> list[bytes]:
-        """Whole lines that no earlier call returned; from the start of the file if training replaced it."""
-        inode = _inode(self.folder)
-        if inode in (0, self.stale):
-            return []
-        start = self._read[1] if self._read[0] == inode else 0
-        with self.folder.metrics_path.open("rb") as file:
-            file.seek(start)
-            text = file.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        self._read = (inode, start + len(whole))
-        return whole.splitlines()
 
     def settings(self) -> dict[str, Any]:
         """Name, group and config of the W&B run."""

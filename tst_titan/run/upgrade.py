@@ -6,12 +6,11 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from tst_titan.config.load import parse, parse_yaml
 from tst_titan.config.schema import StageConfig
 from tst_titan.errors import UserError
-from tst_titan.files import write_atomically
+from tst_titan.files import read_json, write_atomically
 from tst_titan.run.lock import writer_of
 from tst_titan.tree.folder import StageFolder, identity_of, sha256_of, stage_yaml
 from tst_titan.tree.resolve import Stage
@@ -61,11 +60,11 @@ def parse_format_1(text: str) -> StageConfig | None:
 def _translate(folder: StageFolder, old_text: str, config: StageConfig) -> None:
     new_text = stage_yaml(config)
     old, new = sha256_of(old_text), sha256_of(new_text)
-    parent = _json(folder.parent.manifest_path) if folder.parent else {}
+    parent = read_json(folder.parent.manifest_path, {}) if folder.parent else {}
     # A parent that this function has translated keeps the identity that its children were made with.
     old_parent = parent.get("format_1", parent).get("identity")
-    manifest = _json(folder.manifest_path)
-    data = _json(folder.results / "data" / config.data.corpus / "manifest.json").get("identity")
+    manifest = read_json(folder.manifest_path, {})
+    data = read_json(folder.results / "data" / config.data.corpus / "manifest.json", {}).get("identity")
     if manifest.get("stage_sha256") == old:
         data = manifest["data_identity"]
     if data is not None:
@@ -75,7 +74,7 @@ def _translate(folder: StageFolder, old_text: str, config: StageConfig) -> None:
             old_folder.rename(new_folder)
         if manifest.get("identity") == before:
             export = folder.results / "export" / folder.recipe / folder.lineage / "export.json"
-            if (exported := _json(export)).get("identity") == before:
+            if (exported := read_json(export, {})).get("identity") == before:
                 _rewrite(export, json.dumps(exported | {"identity": now}, indent=2) + "\n")
             changes = {
                 "identity": now,
@@ -100,10 +99,3 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf8")
     except FileNotFoundError:
         return ""
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}

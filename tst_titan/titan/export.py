@@ -1,6 +1,6 @@
 """Export a stage's final model to Hugging Face format, and prove that it computes the same.
 
-``python -m tst_titan.titan.export STAGE_FOLDER OUT_FOLDER``; one process, whatever number of ranks trained it. In
+``tst-titan export STAGE_FOLDER OUT_FOLDER``: one process, whatever number of ranks trained it. In
 memory there is one copy of the model at a time, and one shard of it beside it.
 """
 
@@ -16,7 +16,7 @@ import torch
 
 from tst_titan.data.manifest import DataManifest, load_manifest
 from tst_titan.data.shards import TokenStream, sha256_of
-from tst_titan.errors import EXIT_USER_ERROR, UserError
+from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
 from tst_titan.models.exported import EXPERT_BIAS_FILE
 from tst_titan.models.family import ModelConfig
@@ -167,20 +167,17 @@ def _held_out(folder: StageFolder, data: DataManifest) -> torch.Tensor:
     return torch.from_numpy(stream.read(0, PROBE_SEQUENCES * length)).view(PROBE_SEQUENCES, length)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Export a stage's final model to Hugging Face format.")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``tst-titan export``."""
     parser.add_argument("folder", type=Path, help="a finished stage: <results>/train/<recipe>/<segment>/...")
     parser.add_argument("out", type=Path, help="folder for weights, config and tokenizer")
-    parsed = parser.parse_args(arguments)
-    try:
-        report = export_stage(StageFolder.at(parsed.folder), parsed.out)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return EXIT_USER_ERROR
-    print(f"{parsed.out}  logits differ by {report['max_abs_logit_difference']:.2g} at most", file=sys.stderr)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export the stage."""
+    report = export_stage(StageFolder.at(arguments.folder), arguments.out)
+    print(
+        f"{arguments.out}  logits differ by {report['max_abs_logit_difference']:.2g} at most", file=sys.stderr
+    )
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -16,7 +16,6 @@ from tst_titan.data.manifest import DataManifest
 from tst_titan.titan import cpu
 from tst_titan.titan.job import Job
 from tst_titan.titan.loader import open_lanes
-from tst_titan.titan.metrics import MetricsFile
 
 VERSIONS_OF = ("torch", "torchtitan", "datatrove", "snakemake", "transformers", "tst-titan")
 
@@ -28,7 +27,7 @@ def write_stage_manifest(job: Job, data: DataManifest, started: float) -> None:
         RuntimeError: the last step's metrics or checkpoint are missing, so the stage is not finished.
     """
     stage, folder, runtime = job.stage, job.folder, job.runtime
-    lines = MetricsFile(folder.metrics_path).read()
+    lines = folder.metrics.read()
     checkpoint = folder.checkpoint_folder(job.identity) / f"step-{stage.end_step}"
     if not lines or lines[-1]["step"] != stage.end_step or not (checkpoint / ".metadata").is_file():
         raise RuntimeError(f"{folder.path}: the last step left no metrics or no checkpoint")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,11 +18,28 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torchtitan.components.metrics import MetricsProcessor
 from torchtitan.protocols.model_spec import ModelSpec
+from torchtitan.tools import utils
 
 from tst_titan.text import clock
 from tst_titan.titan.cpu import peak_memory_gib
+from tst_titan.tree.metrics import MetricsFile
 
 SECONDS_BETWEEN_LINES = 5.0
+
+
+def _run(*arguments: Any, **options: Any) -> subprocess.CompletedProcess:
+    """torchtitan asks `lspci` which GPU is there and goes on without it, but only after a FileNotFoundError.
+
+    A folder of the PATH that may not be read makes a missing program a PermissionError, a file there another OSError.
+    """
+    try:
+        return subprocess.run(*arguments, **options)
+    except OSError as error:
+        raise FileNotFoundError(str(error)) from error
+
+
+_with_our_run: Any = SimpleNamespace(**vars(subprocess) | {"run": _run})
+utils.subprocess = _with_our_run
 
 
 class StageMetrics(MetricsProcessor):
@@ -214,36 +232,3 @@ class ExpertLoad:
             dist.all_reduce(counts, group=group)
         shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
         return [[round(value, 6) for value in layer] for layer in shares.tolist()]
-
-
-class MetricsFile:
-    """Append-only JSON lines that can be cut back to a step, so that a resumed stage never repeats one."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def read(self) -> list[dict[str, Any]]:
-        """All whole lines; a line that a crash cut short is left out."""
-        if not self.path.is_file():
-            return []
-        lines = []
-        for text in self.path.read_text(encoding="utf8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                break
-        return lines
-
-    def truncate_after(self, step: int) -> dict[str, Any] | None:
-        """Keep the lines up to ``step`` and return the last of them."""
-        kept = [line for line in self.read() if line["step"] <= step]
-        if self.path.exists():
-            temporary = self.path.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf8")
-            temporary.replace(self.path)
-        return kept[-1] if kept else None
-
-    def append(self, line: dict[str, Any]) -> None:
-        """Add one line."""
-        with self.path.open("a", encoding="utf8") as out:
-            out.write(json.dumps(line) + "\n")

@@ -150,9 +150,7 @@ def _say_where_it_starts(folder: StageFolder, identity: str, parent: dict[str, A
 
 
 def _not_finite(job: Any, error: Exception) -> str:
-    from tst_titan.titan.metrics import MetricsFile
-
-    logged = MetricsFile(job.folder.metrics_path).read()
+    logged = job.folder.metrics.read()
     until = f"; step {logged[-1]['step']} was the last logged one that still was" if logged else ""
     good = complete_checkpoints(job.folder.checkpoint_folder(job.identity))
     kept = "no checkpoint was written yet"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 from tst_titan.config.load import load, to_yaml
 from tst_titan.config.schema import RuntimeConfig, StageConfig
 from tst_titan.errors import UserError
-from tst_titan.files import write_if_changed
+from tst_titan.files import read_json, write_if_changed
+from tst_titan.tree.metrics import MetricsFile
 
 
 def stage_yaml(config: StageConfig) -> str:
@@ -130,6 +132,11 @@ class StageFolder:
         """metrics.jsonl, a line a logged step."""
         return self.path / "metrics.jsonl"
 
+    @property
+    def metrics(self) -> MetricsFile:
+        """What training has logged, all stages before this one included."""
+        return MetricsFile(self.metrics_path)
+
     def manifest(self) -> dict[str, Any]:
         """The finished stage's manifest.
 
@@ -170,10 +177,7 @@ class StageFolder:
 
     def pruned(self) -> dict[str, Any]:
         """What `snakemake prune` removed here: for every step folder when, and under which setting."""
-        try:
-            return json.loads(self.pruned_path.read_text(encoding="utf8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            return {}
+        return read_json(self.pruned_path, {})
 
     def _why_missing(self, name: str) -> str:
         record = self.pruned().get(name)
@@ -181,23 +185,12 @@ class StageFolder:
             return "is missing or incomplete"
         return f"was pruned on {record['when']} (keep_checkpoints: {record['keep_checkpoints']})"
 
-    def has_result_of(self, stage_sha256: str) -> bool:
-        """Whether the manifest is of a stage.yaml with this hash and of the parent's present result."""
-        try:
-            manifest, parent = self.manifest(), self.parent
-            if manifest["stage_sha256"] != stage_sha256:
-                return False
-            return parent is None or manifest["parent_identity"] == parent.manifest()["identity"]
-        except (UserError, OSError, KeyError):
-            return False
-
     def is_finished(self) -> bool:
         """Whether this stage and all before it have the results of their present configs."""
-        try:
-            own = self.has_result_of(self.stage_sha256)
-        except FileNotFoundError:
-            return False
-        return own and (self.parent is None or self.parent.is_finished())
+        line = [self]
+        while line[0].parent is not None:
+            line.insert(0, line[0].parent)
+        return self.path in finished_among(line)
 
     def parent_manifest(self) -> dict[str, Any] | None:
         """The parent's manifest, checked to describe the parent's present stage.yaml and an existing checkpoint.
@@ -234,6 +227,31 @@ class StageFolder:
     def write_manifest(self, content: dict[str, Any]) -> None:
         """Write manifest.json atomically: its presence means that the stage is finished."""
         write_if_changed(self.manifest_path, json.dumps(content, indent=2) + "\n")
+
+
+def finished_among(folders: Iterable[StageFolder], configs: Mapping[Path, str] | None = None) -> set[Path]:
+    """Paths of the stages that are finished: they and all before them have the results of their configs.
+
+    Snakemake decides by times as well (a newer corpus, a forced rule): ``snakemake -n`` says what it would run.
+
+    Args:
+        folders: with the ancestors of each.
+        configs: hashes of stage.yaml by path; default those that lie in the folders.
+    """
+    found: dict[Path, str] = {}
+    for folder in sorted(folders, key=lambda folder: len(folder.path.parts)):
+        parent = folder.parent
+        if parent is not None and parent.path not in found:
+            continue
+        manifest = read_json(folder.manifest_path, {})
+        try:
+            config = folder.stage_sha256 if configs is None else configs[folder.path]
+        except FileNotFoundError:
+            continue
+        from_parent = parent is None or manifest.get("parent_identity") == found[parent.path]
+        if manifest.get("stage_sha256") == config and from_parent:
+            found[folder.path] = manifest.get("identity", "")
+    return set(found)
 
 
 def complete_checkpoints(folder: Path) -> dict[int, Path]:

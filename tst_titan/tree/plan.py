@@ -15,7 +15,7 @@ from typing import Any
 
 from tst_titan.config.experiment import PlanConfig
 from tst_titan.config.schema import HandoverConfig
-from tst_titan.tree.folder import StageFolder, sha256_of, stage_yaml
+from tst_titan.tree.folder import StageFolder, finished_among, sha256_of, stage_yaml
 from tst_titan.tree.project import Project
 from tst_titan.tree.resolve import Experiment, Run, Stage, stages_of
 
@@ -109,15 +109,6 @@ def _goes_on(parent: Stage, child: Stage) -> bool:
     return same and b.handover == HandoverConfig()
 
 
-def is_done(stage: Stage, results: Path) -> bool:
-    """Whether a manifest of exactly this config, trained from its present parent, lies in the results.
-
-    Snakemake decides by times as well (a newer corpus, a forced rule): ``snakemake -n`` says what it would run.
-    """
-    folder = StageFolder(results / "train" / stage.path, results)
-    return folder.has_result_of(sha256_of(stage_yaml(stage.config)))
-
-
 @dataclass(frozen=True)
 class Share:
     """The cost of some runs, three ways.
@@ -153,14 +144,15 @@ class Plan:
 
     @cached_property
     def done(self) -> frozenset[str]:
-        """Paths of the stages that are done. A stage whose parent must be trained is to do as well."""
+        """Paths of the stages that are done, with exactly the configs of this call."""
         results = Path(self.project.results)
-        found: set[str] = set()
-        for stage in sorted(self.project.stages.values(), key=lambda stage: stage.lineage.count("/")):
-            parent = f"{stage.recipe}/{stage.parent}"
-            if (stage.parent is None or parent in found) and is_done(stage, results):
-                found.add(stage.path)
-        return frozenset(found)
+        folders = {path: StageFolder(results / "train" / path, results) for path in self.project.stages}
+        configs = {
+            folder.path: sha256_of(stage_yaml(self.project.stages[path].config))
+            for path, folder in folders.items()
+        }
+        finished = finished_among(folders.values(), configs)
+        return frozenset(path for path, folder in folders.items() if folder.path in finished)
 
     @cached_property
     def experiments(self) -> tuple[Share, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tst_titan.config.experiment import Collection, ExperimentConfig, ProjectConfig, RunSpec, ScaleConfig
-from tst_titan.config.load import choose_file, dump, load, parse, read_yaml
+from tst_titan.config.load import choose_file, dump, load, parse, parse_yaml, read_yaml
 from tst_titan.config.schema import RuntimeConfig, StageConfig
 from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
@@ -79,6 +79,13 @@ class Experiment:
     runs: tuple[Run, ...]
 
 
+def _typed(value: Any) -> Any:
+    """A mapping's texts as YAML reads them."""
+    if not isinstance(value, dict):
+        return value
+    return {key: parse_yaml(each) if isinstance(each, str) else _typed(each) for key, each in value.items()}
+
+
 @dataclass(frozen=True)
 class Catalog:
     """The folder of configs that names refer to, with what was read from it."""
@@ -87,8 +94,11 @@ class Catalog:
     _models: dict[str, ModelConfig] = field(default_factory=dict)
 
     def project(self, content: Mapping[str, Any], source: str) -> ProjectConfig:
-        """The project's own settings, checked."""
-        return parse(ProjectConfig, content, source)
+        """The project's own settings, checked.
+
+        Of ``--config plan='{mfu: 0.25}'`` Snakemake makes a mapping of texts, where a file gives numbers.
+        """
+        return parse(ProjectConfig, {key: _typed(value) for key, value in content.items()}, source)
 
     def scale(self, name: str) -> ScaleConfig:
         """configs/scales/<name>.yaml."""

@@ -3,6 +3,8 @@
 import subprocess
 
 from tst_titan.run import slurm
+from tst_titan.run.attempts import Attempts
+from tst_titan.tree.folder import StageFolder
 from tst_titan.tree.plan import Cost
 
 
@@ -19,9 +21,11 @@ def check_cluster(jobs):
 
 onstart:
     to_do = list(workflow.dag.needrun_jobs())
+    trained = [job.wildcards for job in to_do if job.rule.name == "train"]
+    paths = [f"{stage.recipe}/{stage.lineage}" for stage in trained]
+    for path in paths:
+        Attempts(StageFolder.at(Path(RESULTS) / "train" / path)).ask()
     if TERMINAL is not None:
-        trained = [job.wildcards for job in to_do if job.rule.name == "train"]
-        paths = [f"{stage.recipe}/{stage.lineage}" for stage in trained]
         TERMINAL.flops = {
             path: Cost.of(PROJECT.stages[path]).flops
             for path in paths

@@ -64,7 +64,7 @@ rule export:
         mem_mb=export_memory,
         runtime=240,
     shell:
-        "python -W ignore -m tst_titan.titan.export $(dirname {input.stage}) $(dirname {output}) > {log} 2>&1"
+        "PYTHONWARNINGS=ignore tst-titan export $(dirname {input.stage}) $(dirname {output}) > {log} 2>&1"
         " || {{ tail -n 4 {log} >&2; exit 1; }}"
 
 
@@ -93,7 +93,7 @@ rule heldout:
             if tokens is not None
         ],
     shell:
-        "python -W ignore -m tst_titan.evaluate.heldout --model $(dirname {input.export})"
+        "PYTHONWARNINGS=ignore tst-titan evaluate heldout --model $(dirname {input.export})"
         " --data-manifest {input.data} --stage-manifest {input.stage} --sequence-length {params.length}"
         " {params.limit} --threads {threads} --documents {output.documents} --out {output.loss} > {log} 2>&1"
         " || {{ tail -n 4 {log} >&2; exit 1; }}"
@@ -114,7 +114,7 @@ rule local_task:
         mem_mb=8000,
         runtime=240,
     shell:
-        "python -m tst_titan.evaluate.local_task --data-manifest {input.data} --definition {input.definition:q}"
+        "tst-titan evaluate local-task --data-manifest {input.data} --definition {input.definition:q}"
         " --out $(dirname {output}) > {log} 2>&1 || {{ tail -n 4 {log} >&2; exit 1; }}"
 
 
@@ -136,7 +136,7 @@ rule fetch_tasks:
         mem_mb=8000,
         runtime=120,
     shell:
-        "python -W ignore -m tst_titan.evaluate.fetch --task {wildcards.task} --task-folder {TASKS:q}"
+        "PYTHONWARNINGS=ignore tst-titan evaluate fetch --task {wildcards.task} --task-folder {TASKS:q}"
         " --out {output} > {log} 2>&1 || {{ tail -n 4 {log} >&2; exit 1; }}"
 
 
@@ -158,7 +158,7 @@ rule evaluate_tasks:
         runtime=240,
     shell:
         # Of two definitions of one name the later counts: the local task's with its items.
-        "python -W ignore -m tst_titan.evaluate.tasks --model $(dirname {input.export}) --config {input.config}"
+        "PYTHONWARNINGS=ignore tst-titan evaluate tasks --model $(dirname {input.export}) --config {input.config}"
         " --task-folder {TASKS:q} $([ -z '{input.local}' ] || echo --task-folder $(dirname {input.local}))"
         " --threads {threads} --out {output} > {log} 2>&1"
         " || {{ tail -n 4 {log} >&2; exit 1; }}"

@@ -1,8 +1,5 @@
 """One rule trains every stage; the path is the lineage."""
 
-from tst_titan.run.attempts import Attempts
-from tst_titan.tree.folder import StageFolder
-
 
 def parent_manifest(wildcards):
     """The parent stage's manifest; a root has none."""
