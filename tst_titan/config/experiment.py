@@ -31,6 +31,7 @@ Kind = Literal[
     "curriculum",
     "feeding",
     "transfer",
+    "switch",
     "corpus_statistics",
 ]
 OpenFraction = Annotated[Float, Field(gt=0, lt=1)]
