@@ -275,7 +275,7 @@ def test_another_process_draws_the_same_bytes(site: Site, tmp_path: Path) -> Non
     before = {
         file.name: file.read_bytes() for file in (site.root / "results/figures/smoke/figure_6").iterdir()
     }
-    command = [sys.executable, "-m", "tst_titan.report.figures", "--comparison"]
+    command = [sys.executable, "-m", "tst_titan.cli", "report", "figures"]
     command += [str(site.folders["figure_6"]), "--out", str(tmp_path)]
     repository = Path(__file__).parents[2]
     environment = {

@@ -31,6 +31,7 @@ Kind = Literal[
     "curriculum",
     "feeding",
     "transfer",
+    "switch",
     "corpus_statistics",
 ]
 OpenFraction = Annotated[Float, Field(gt=0, lt=1)]
@@ -154,7 +155,7 @@ class TableSpec(Strict):
     size: Size
     length: str = "short"
     weights: WeightKind = "uniform"
-    metric: str = Field(description="name in comparison.json, e.g. final_loss or accuracy/piqa")
+    metric: str = Field(description="name in table.csv, e.g. final_loss or accuracy/piqa")
 
 
 class ExperimentConfig(Strict):

@@ -65,60 +65,14 @@ MODELS: dict[str, ModelFacts] = {
 }
 
 
-@dataclass(frozen=True)
-class PublishedExperiment:
-    """Which published numbers a figure or table of the paper consists of.
+FIGURES = (1, *range(3, 12))
+"""Figures with results; 2 is a drawing of the method."""
 
-    Attributes:
-        sweep_tables: tables of ``sweeps.csv`` that it uses.
-        models: models of ``runs.csv`` that it uses.
-        variants: variants of those rows.
-        shows: the paper's claim in one sentence; "" where no number of it was published.
-    """
-
-    name: str
-    title: str
-    sweep_tables: tuple[int, ...] = ()
-    models: tuple[str, ...] = ()
-    variants: tuple[Variant, ...] = ("baseline", "tst")
-    shows: str = ""
-
-
-def _experiments() -> dict[str, PublishedExperiment]:
-    """All figures and tables of the paper, by name."""
-    E = PublishedExperiment
-    every_model = tuple(MODELS)
-    reinitialized: tuple[Variant, ...] = ("baseline", "tst", "tst_reinitialized_io")
-    listed = [
-        E("table_1", "Training budget and final loss", models=every_model,
-          shows="TST ends below its baseline."),
-        E("table_2", "Re-initialised embedding and head", models=("3B",), variants=reinitialized,
-          shows="Re-initialising the embedding and LM head at the switch destroys the gain."),
-        E("table_3", "0-shot accuracies", models=every_model,
-          shows="TST's average accuracy is above its baseline's."),
-        E("figure_1", "MoE: loss over training time", models=("10B-A1B",),
-          shows="TST reaches the baseline's loss 2.5 times sooner."),
-        E("figure_3", "3B: equal FLOPs, equal loss, equal data", models=("3B",),
-          shows="TST of 20,000 steps ends where a baseline of 36,000 steps ends (1.8 times fewer)."),
-        E("figure_4", "Final loss over bag size and bag fraction", (4, 5, 6),
-          shows="TST ends below the baseline; the best bag fractions lie between 0.2 and 0.4."),
-        E("figure_5", "Average accuracy over bag size and bag fraction", ACCURACY_TABLES),
-        E("figure_6", "Superposed input, output or both"),
-        E("figure_7", "Learning rate sweeps"),
-        E("figure_8", "Uniform against power-law target weights", (6, 7),
-          shows="The power law is better for bag sizes of 8 and more."),
-        E("figure_9", "Shapes of the target weights"),
-        E("figure_10", "Mutual information against token distance",
-          shows="The mutual information of token pairs falls as a power law of their distance."),
-        E("figure_11", "Accuracies over bag size and bag fraction", ACCURACY_TABLES),
-    ]  # fmt: skip
-    for table in LOSS_TABLES + ACCURACY_TABLES:
-        kind = "Final loss" if table in LOSS_TABLES else "Accuracy"
-        listed.append(E(f"table_{table}", f"{kind} over bag size and bag fraction (table {table})", (table,)))
-    return {experiment.name: experiment for experiment in listed}
-
-
-EXPERIMENTS: dict[str, PublishedExperiment] = _experiments()
+EXPERIMENTS: tuple[str, ...] = (
+    *(f"table_{number}" for number in (1, 2, 3, *LOSS_TABLES, *ACCURACY_TABLES)),
+    *(f"figure_{number}" for number in FIGURES),
+)
+"""What an experiment of ours can repeat."""
 
 
 @lru_cache(maxsize=1)
@@ -206,32 +160,6 @@ def average_accuracy(sweeps: pd.DataFrame) -> pd.DataFrame:
         for first, last in zip(complete["first"], complete["last"], strict=True)
     ]
     return complete.drop(columns=["n", "first", "last"])
-
-
-def experiment(name: str) -> PublishedExperiment:
-    """The published experiment of that name.
-
-    Raises:
-        UserError: unknown name; the message lists the known ones.
-    """
-    if name not in EXPERIMENTS:
-        raise UserError(f"unknown figure or table of the paper '{name}'; known: {', '.join(EXPERIMENTS)}")
-    return EXPERIMENTS[name]
-
-
-def experiment_sweeps(name: str) -> pd.DataFrame:
-    """The cells of tables 4 to 28 that a figure or table shows (may be empty), as ``published_sweeps``."""
-    tables = experiment(name).sweep_tables
-    frame = _sweeps()
-    return frame[frame["table"].isin(tables)].reset_index(drop=True)
-
-
-def experiment_runs(name: str) -> pd.DataFrame:
-    """The rows of tables 1 to 3 that a figure or table shows (may be empty), as ``published_runs``."""
-    chosen = experiment(name)
-    frame = _runs()
-    keep = frame["model"].isin(chosen.models) & frame["variant"].isin(chosen.variants)
-    return frame[keep].reset_index(drop=True)
 
 
 def _select(frame: pd.DataFrame, column: str, value: object) -> pd.DataFrame:
