@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
 from tst_titan.errors import EXIT_USER_ERROR, UserError
@@ -50,14 +50,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="tst-titan", description="Token Superposition Training on torchtitan."
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {version('tst-titan')}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_CommandParser)
     for name, command in COMMANDS.items():
         commands.add_parser(name, help=command.help, description=command.help).module = command.module
     try:
-        parsed = parser.parse_args(arguments)
-        status = parsed.run(parsed)
-        sys.stdout.flush()
+        try:
+            parsed = parser.parse_args(arguments)
+            return parsed.run(parsed)
+        finally:
+            sys.stdout.flush()
     except UserError as error:
         print(error, file=sys.stderr)
         return EXIT_USER_ERROR
@@ -67,7 +69,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    return status
+
+
+def _version() -> str:
+    try:
+        return version("tst-titan")
+    except (
+        PackageNotFoundError
+    ):  # a conda environment of Snakemake's has what the package needs, and not itself
+        return "(not installed)"
 
 
 class _CommandParser(argparse.ArgumentParser):

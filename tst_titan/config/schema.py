@@ -53,7 +53,9 @@ class BagOptions(Strict):
     weights: WeightKind | tuple[Float, ...] = Field(
         "uniform", description="weight of the i-th target of a bag"
     )
-    mutual_information: MutualInformationLaw = MutualInformationLaw()
+    mutual_information: MutualInformationLaw = Field(
+        MutualInformationLaw(), description="constants of the law behind the weights of that name"
+    )
     loss: LossName = Field("mce", description="loss over the bag of targets")
     feeding: Feeding = Field(
         "longer_sequences",
