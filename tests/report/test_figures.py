@@ -335,7 +335,8 @@ def test_intervals_of_several_lines_at_one_place_stand_side_by_side() -> None:
         bars = [line for line in axes.lines if line.get_marker() == "None"]
         points = [line for line in axes.lines if line.get_marker() != "None"]
         places = [bar.get_window_extent().x0 for bar in bars]
-    assert len(points) == len(bars) == 3
+        low, high = axes.get_ylim()
+    assert len(points) == len(bars) == 3 and low < 1.9 < 2.1 < high
     assert min(abs(a - b) for a, b in itertools.combinations(places, 2)) > 2
     assert all(list(np.asarray(bar.get_ydata())) == [1.9, 2.1] for bar in bars)
     assert all(list(np.asarray(point.get_xdata())) == [0.3] for point in points)
