@@ -1,7 +1,8 @@
 """TST-Titan: reads the config, includes the rules, names the targets; nothing else."""
 
 
-configfile: "configs/demo.yaml"
+# Not relative to the working directory: a checkout that cannot be written is run from another folder.
+configfile: f"{workflow.basedir}/configs/demo.yaml"
 
 
 # For `--sdm apptainer` alone; built from envs/tst-titan.def.

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
@@ -52,15 +52,27 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"tst-titan {version('tst-titan')}\n"
 
 
+def test_the_commands_need_not_be_installed(monkeypatch, capsys, tmp_path):
+    """Snakemake's conda environments have what the package needs, and not itself."""
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if "site-packages" not in entry])
+    monkeypatch.setattr(
+        sys, "meta_path", [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+    )
+    with pytest.raises(PackageNotFoundError):
+        version("tst-titan")
+    assert main(["status", str(tmp_path)]) == 2
+
+
 def test_a_mistake_ends_with_a_sentence_and_status_2(tmp_path, capsys):
     assert main(["status", str(tmp_path)]) == 2
     assert "no stages" in capsys.readouterr().err
 
 
-def test_a_reader_that_leaves_early_sees_no_traceback():
+@pytest.mark.parametrize(("words", "status"), [(["plan", "figure_6"], 141), (["--help"], 0)])
+def test_a_reader_that_leaves_early_sees_no_traceback(words, status):
     read, write = os.pipe()
     os.close(read)  # what `| head` does to a long plan
-    command = [sys.executable, "-m", "tst_titan.cli", "plan", "figure_6"]
+    command = [sys.executable, "-m", "tst_titan.cli", *words]
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
-    assert done.returncode == 141 and done.stderr == ""
+    assert done.returncode == status and done.stderr == ""

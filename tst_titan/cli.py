@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
 from tst_titan.errors import EXIT_USER_ERROR, UserError
@@ -37,27 +37,33 @@ COMMANDS = {
     # Evaluate.
     "export": Command("tst_titan.titan.export", "write a finished stage's model in Hugging Face's format"),
     "evaluate": Command("tst_titan.evaluate", "measure an exported model: held-out loss, tasks"),
-    # Compare.
-    # Report.
+    # Compare and report.
     "report": Command("tst_titan.report.command", "figures, pages, tables, and what experiments found"),
     # The paper.
     "recommend": Command("tst_titan.paper.recommend", "choose s and r for a budget"),
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and run a subcommand; returns the exit status."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line; a subcommand's arguments come from its module once it is named."""
     parser = argparse.ArgumentParser(
         prog="tst-titan", description="Token Superposition Training on torchtitan."
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {version('tst-titan')}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_CommandParser)
     for name, command in COMMANDS.items():
         commands.add_parser(name, help=command.help, description=command.help).module = command.module
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and run a subcommand; returns the exit status."""
     try:
-        parsed = parser.parse_args(arguments)
-        status = parsed.run(parsed)
-        sys.stdout.flush()
+        try:
+            parsed = make_parser().parse_args(arguments)
+            return parsed.run(parsed)
+        finally:
+            sys.stdout.flush()
     except UserError as error:
         print(error, file=sys.stderr)
         return EXIT_USER_ERROR
@@ -67,7 +73,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    return status
+
+
+def _version() -> str:
+    try:
+        return version("tst-titan")
+    except PackageNotFoundError:
+        # A conda environment of Snakemake's has what the package needs, and not the package.
+        return "(not installed)"
 
 
 class _CommandParser(argparse.ArgumentParser):

@@ -50,6 +50,11 @@ def test_every_field_is_described() -> None:
         ({"sources": [{"kind": "csv", "path": "p"}]}, r"key sources.0: .*'csv'.*'parquet'"),
         ({"sources": [{"kind": "parquet"}]}, "missing key sources.0.parquet.path"),
         ({"sources": []}, "sources: found .*at least 1 item"),
+        ({"tasks": True}, "tasks: found True: Input should be a valid integer"),
+        (
+            {"tokens": {"tokens_per_shard": 1.5}},
+            "tokens.tokens_per_shard: found 1.5: Input should be a valid integer",
+        ),
         ({"tasks": 0}, "tasks: found 0: Input should be greater than 0"),
         ({"tasks": "many"}, "tasks: found 'many': Input should be a valid integer"),
         ({"heldout": {"fraction": 1.0}}, "heldout.fraction: found 1.0: Input should be less than 0.5"),
@@ -103,6 +108,7 @@ def test_mistakes_are_named(tmp_path: Path, changes: dict[str, Any], message: st
             [{"GopherRepetitionFilter": {"top_n_grams": [[2, "a"]]}}],
             "key filters.0.GopherRepetitionFilter.top_n_grams.0.1: found 'a': Input should be a valid number",
         ),
+        (["SamplerFilter"], "missing key filters.0.SamplerFilter.seed"),
         ([{"RegexFilter": {}}], "missing key filters.0.RegexFilter.regex_exp"),
         (
             [{"LengthFilter": {}, "LinesFilter": {}}],
@@ -159,6 +165,12 @@ def test_a_list_of_filters_is_read_back_as_it_was_written(tmp_path: Path) -> Non
     length = {"length": {"max_chars": 1_000_000, "min_chars": 7}}
     assert written == [length, {"C4ParagraphFilter": {}}, {"SamplerFilter": {"rate": 1, "seed": 3}}]
     assert list(FilterSettings.read(tmp_path).plain()["filters"]) == written
+
+
+def test_a_whole_number_may_be_written_with_an_exponent(tmp_path: Path) -> None:
+    path = write_corpus(tmp_path, base_config(SOURCES))
+    path.write_text(path.read_text() + "tokens: {tokens_per_shard: 1e9}\n")
+    assert load_corpus(path).tokens.tokens_per_shard == 10**9
 
 
 def test_all_mistakes_are_listed_at_once(tmp_path: Path) -> None:

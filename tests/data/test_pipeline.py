@@ -291,8 +291,14 @@ def test_mixture_keeps_the_shares_asked_for(tmp_path: Path) -> None:
 def test_filters_see_the_columns_that_a_source_keeps(data: Path, tmp_path: Path) -> None:
     source = {"kind": "parquet", "path": str(data / "dclm"), "metadata": ["url"]}
     url = {"URLFilter": {"use_integrated_lists": False, "extra_urls": ["https://example.org/3"]}}
-    build(write_corpus(tmp_path, base_config([source], filters=[url])), tmp_path / "out", until="filter")
-    assert sum(load_done(tmp_path / "out", "filter").counts["dropped"]["URLFilter"].values()) == 4
+    short = {"RegexFilter": {"regex_exp": "^Too short"}}
+    build(
+        write_corpus(tmp_path, base_config([source], filters=[short, url])), tmp_path / "out", until="filter"
+    )
+    counts = load_done(tmp_path / "out", "filter").counts
+    assert counts["dropped"]["RegexFilter"] == {"no_reason_given": 5}
+    assert sum(counts["dropped"]["URLFilter"].values()) == 4
+    assert counts["kept"] == counts["read"] - 9
     wrong = source | {"metadata": ["uri"]}
     with pytest.raises(UserError, match=r"metadata: 'uri' is not in .*there are: .*url"):
         build(write_corpus(tmp_path, base_config([wrong], filters=[url])), tmp_path / "out", until="filter")

@@ -13,18 +13,21 @@ pytestmark = pytest.mark.slow
 EXPERTS = 4
 # An odd vocabulary: the shards of embedding and head differ in size.
 DENSE = {**stages.DENSE, "vocab_size": 65}
+MODELS = {"dense": DENSE, "moe": MOE, "deepseek_v3": stages.SHAPES["deepseek_v3"]}
 LAYOUTS = {
-    "fsdp": (DENSE, 2, {"shard": 2}),
-    "hsdp_replicas": (DENSE, 2, {"replicate": 2, "shard": 1}),
-    "tensor": (DENSE, 2, {"tensor": 2}),
-    "moe_fsdp": (MOE, 2, {"shard": 2}),
-    "moe_fsdp_and_expert": (MOE, 2, {"shard": 2, "expert": 2}),
-    "moe_tensor_and_expert": (MOE, 2, {"tensor": 2, "expert": 2}),
-    "hsdp": (DENSE, 4, {"replicate": 2, "shard": 2}),
-    "fsdp_and_tensor": (DENSE, 4, {"shard": 2, "tensor": 2}),
-    "moe_fsdp4_and_expert2": (MOE, 4, {"shard": 4, "expert": 2}),
-    "moe_hsdp_and_expert": (MOE, 4, {"replicate": 2, "shard": 2, "expert": 2}),
-    "moe_fsdp_tensor_and_expert": (MOE, 4, {"shard": 2, "tensor": 2, "expert": 4}),
+    "fsdp": ("dense", 2, {"shard": 2}),
+    "hsdp_replicas": ("dense", 2, {"replicate": 2, "shard": 1}),
+    "tensor": ("dense", 2, {"tensor": 2}),
+    "moe_fsdp": ("moe", 2, {"shard": 2}),
+    "moe_fsdp_and_expert": ("moe", 2, {"shard": 2, "expert": 2}),
+    "moe_tensor_and_expert": ("moe", 2, {"tensor": 2, "expert": 2}),
+    "deepseek_v3_fsdp_and_expert": ("deepseek_v3", 2, {"shard": 2, "expert": 2}),
+    "deepseek_v3_tensor_and_expert": ("deepseek_v3", 2, {"tensor": 2, "expert": 2}),
+    "hsdp": ("dense", 4, {"replicate": 2, "shard": 2}),
+    "fsdp_and_tensor": ("dense", 4, {"shard": 2, "tensor": 2}),
+    "moe_fsdp4_and_expert2": ("moe", 4, {"shard": 4, "expert": 2}),
+    "moe_hsdp_and_expert": ("moe", 4, {"replicate": 2, "shard": 2, "expert": 2}),
+    "moe_fsdp_tensor_and_expert": ("moe", 4, {"shard": 2, "tensor": 2, "expert": 4}),
 }
 
 
@@ -47,7 +50,7 @@ def one_process(results):
     """Bag stage and token stage on a single process, for each model."""
     return {
         name: train_both_phases(Tree(results, model=model, recipe=f"one-{name}"))
-        for name, model in (("dense", DENSE), ("moe", MOE))
+        for name, model in MODELS.items()
     }
 
 
@@ -88,14 +91,14 @@ def assert_same(found, expected):
 
 def spread(results, layout) -> Tree:
     model, ranks, parallel = LAYOUTS[layout]
-    tree = Tree(results, model=model, recipe=layout)
+    tree = Tree(results, model=MODELS[model], recipe=layout)
     return tree.with_runtime(processes_per_node=ranks, parallel=parallel)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_several_ranks_equal_one(results, one_process, layout):
     found = train_both_phases(spread(results, layout))
-    assert_same(found, one_process["moe" if LAYOUTS[layout][0] is MOE else "dense"])
+    assert_same(found, one_process[LAYOUTS[layout][0]])
 
 
 def test_parts_start_anew_alike_on_one_rank_and_on_two(results):

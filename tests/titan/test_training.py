@@ -17,6 +17,7 @@ import torch
 from tests import made_stages
 from tests.stages import DENSE, MOE, Tree, final_tensors, losses, train
 from tst_titan.titan.job import get_peak_flops
+from tst_titan.titan.manifest import git_state
 
 VOCABULARY = 64
 
@@ -70,12 +71,13 @@ def test_mfu_counts_latents_in_both_phases(tmp_path):
         assert line["data_tokens_per_second"] == pytest.approx(64 * folder.stage.bag_size / seconds)
 
 
-def test_an_lspci_that_may_not_be_run_leaves_the_peak_to_the_devices_name(tmp_path, monkeypatch):
+def test_no_lspci_that_may_be_run_and_no_git_leave_the_peak_to_the_devices_name(tmp_path, monkeypatch):
     (tmp_path / "lspci").write_text("")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(PermissionError):  # as for a folder of the PATH that may not be read
         subprocess.run(["lspci"])
     assert get_peak_flops("NVIDIA H200") == 989e12
+    assert git_state() == {"git_commit": None, "git_dirty": None}
 
 
 def test_the_manifest_adds_up(chain):

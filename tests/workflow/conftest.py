@@ -37,7 +37,8 @@ class Finished:
 def finished(tmp_path_factory):
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
-    found = Finished(ProjectCopy(root / "finished/project"), root / "finished/results")
+    # The shells of the rules see the space.
+    found = Finished(ProjectCopy(root / "finished/a project"), root / "finished/results")
     with (root / "finished.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not found.results.exists():

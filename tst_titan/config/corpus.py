@@ -23,11 +23,22 @@ from pydantic import (
     model_validator,
 )
 
+from tst_titan.config import strict
 from tst_titan.config.load import choose_file, did_you_mean, parse, read_yaml
-from tst_titan.config.strict import Float, Int, NonNegativeInt, PositiveFloat, PositiveInt, Strict
+from tst_titan.config.strict import Float, PositiveFloat, Strict
 from tst_titan.errors import UserError
 
 Share = Annotated[Float, Field(ge=0, le=1)]
+
+
+def _whole(value: Any) -> Any:
+    """`3e7` is a float to YAML; whoever writes a number of bytes so means a whole one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Int = Annotated[strict.Int, BeforeValidator(_whole)]
+PositiveInt = Annotated[strict.PositiveInt, BeforeValidator(_whole)]
+NonNegativeInt = Annotated[strict.NonNegativeInt, BeforeValidator(_whole)]
 
 
 def _is_unset(value: Any) -> bool:
@@ -319,6 +330,8 @@ def arguments_model(name: str) -> type[BaseModel]:
         key: (_type_of(parameter), ... if parameter.default is parameter.empty else parameter.default)
         for key, parameter in parameters.items()
     }
+    if "seed" in fields:
+        fields["seed"] = (Int, ...)  # by default every run would drop other documents
     return create_model(
         name,
         __config__=ConfigDict(arbitrary_types_allowed=True, protected_namespaces=()),

@@ -53,7 +53,9 @@ class BagOptions(Strict):
     weights: WeightKind | tuple[Float, ...] = Field(
         "uniform", description="weight of the i-th target of a bag"
     )
-    mutual_information: MutualInformationLaw = MutualInformationLaw()
+    mutual_information: MutualInformationLaw = Field(
+        MutualInformationLaw(), description="constants of the law behind the weights of that name"
+    )
     loss: LossName = Field("mce", description="loss over the bag of targets")
     feeding: Feeding = Field(
         "longer_sequences",
@@ -302,7 +304,6 @@ class RuntimeConfig(Strict):
         2, description="checkpoints kept inside a stage"
     )
     async_checkpoint: bool = Field(False, description="write checkpoints beside training (accelerators)")
-    final_loss_window: PositiveInt = Field(10, description="logged steps averaged into final_loss_mean")
     deterministic: bool = Field(False, description="deterministic kernels (always so on the CPU)")
     peak_tflops: PositiveFloat | None = Field(
         None, description="peak of one device for MFU; default torchtitan's table, no MFU on the CPU"

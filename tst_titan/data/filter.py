@@ -1,5 +1,6 @@
 """Step `filter`: read the sources, drop what the filters drop, and list the texts that occur more than once."""
 
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,7 @@ class Filter(Step[FilterSettings]):
             "read": int(read["documents"]),
             "read_bytes": int(read["bytes"]),
             "read_by_source": by_prefix(read, "documents/"),
-            "dropped": {
-                name: by_prefix(total, "dropped_") for name, total in zip(filters, totals[1:], strict=False)
-            },
+            "dropped": {name: _reasons(total) for name, total in zip(filters, totals[1:], strict=False)},
             "kept": int(kept["documents"]),
         }
 
@@ -86,6 +85,13 @@ def build_exact(folder: Path) -> list[PipelineStep]:
             str(folder / "exact"), str(folder / "exact_duplicates"), EXACT, lines_to_buffer=LINES_TO_BUFFER
         )
     ]
+
+
+def _reasons(total: Counter[str]) -> dict[str, int]:
+    """Documents that a filter dropped, by reason: some of datatrove's give none."""
+    reasons = by_prefix(total, "dropped_")
+    unexplained = int(total["dropped"]) - sum(reasons.values())
+    return reasons | ({"no_reason_given": unexplained} if unexplained else {})
 
 
 def _finders(tasks: int) -> int:

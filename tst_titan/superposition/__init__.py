@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .autograd import bag_loss, expected_initial_loss, multi_hot_cross_entropy
+    from .autograd import bag_loss, multi_hot_cross_entropy
     from .bags import SIDES, bag_labels, tokens_advanced, tokens_per_window
     from .embedding import bag_embedding
     from .losses import LOSSES
@@ -24,7 +24,6 @@ __all__ = [
     "bag_embedding",
     "bag_labels",
     "bag_loss",
-    "expected_initial_loss",
     "multi_hot_cross_entropy",
     "target_weights",
     "tokens_advanced",

@@ -67,14 +67,6 @@ def bag_loss(
     return _BagLoss.apply(logits, labels, weights, loss, shard, overwrite_logits, early)
 
 
-def expected_initial_loss(name: str, vocab_size: int, bag_size: int) -> float:
-    """Mean loss of a position, in nats, when all logits are 0 and the bag's tokens differ: what training
-    starts from. A loss far from it is wired wrongly. Raises ValueError for a name that is not one of
-    LOSSES.
-    """
-    return loss_of(name).initial(vocab_size, bag_size)
-
-
 def _check(
     loss: Loss,
     logits: torch.Tensor,

@@ -42,15 +42,18 @@ wildcard_constraints:
 def terminal():
     """Print what a person wants to follow, in place of what Snakemake prints; its log file keeps that.
 
-    A dry run, and one that is asked to say more or less, prints what it always did: mistakes alone are shortened.
+    A dry run, a call that runs nothing and one that is asked to say more or less print what they always did, mistakes
+    apart.
     """
     default = next(
         (h for h in logger.handlers if isinstance(h, logging.StreamHandler)), None
     )
     if default is None or not workflow.is_main_process:
         return None
-    usual = ("dryrun", "quiet", "verbose", "printshellcmds", "debug_dag")
-    found = Terminal(default, brief=not any(getattr(ASKED, name) for name in usual))
+    usual = "dryrun quiet verbose printshellcmds debug_dag lint unlock report cleanup_metadata touch archive"
+    usual += " delete_all_output delete_temp_output conda_create_envs_only container_cleanup_images"
+    brief = not any(getattr(ASKED, name, None) for name in usual.split())
+    found = Terminal(default, brief)
     logger.removeHandler(default)
     logger.addHandler(found)
     return found

@@ -1,7 +1,12 @@
 """Figures and the page: drawn from what compare wrote, cheap, and redrawn when the code that draws them changes."""
 
+import os
+
 
 report: "../report/workflow.rst"
+
+
+CONFIGFILE = os.path.relpath(ROOT / "configs/demo.yaml")
 
 
 def report_code(*patterns):
@@ -161,7 +166,7 @@ rule page:
         tables=RESULTS + "/tables",
     shell:
         "python -m tst_titan.cli report page {input.figures} --out {output} --data {input.data} --tables {params.tables}"
-        " --project configs/demo.yaml > {log} 2>&1"
+        " --project {CONFIGFILE:q} > {log} 2>&1"
 
 
 rule report:
