@@ -37,16 +37,15 @@ COMMANDS = {
     # Evaluate.
     "export": Command("tst_titan.titan.export", "write a finished stage's model in Hugging Face's format"),
     "evaluate": Command("tst_titan.evaluate", "measure an exported model: held-out loss, tasks"),
-    # Compare.
-    # Report.
+    # Compare and report.
     "report": Command("tst_titan.report.command", "figures, pages, tables, and what experiments found"),
     # The paper.
     "recommend": Command("tst_titan.paper.recommend", "choose s and r for a budget"),
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and run a subcommand; returns the exit status."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line; a subcommand's arguments come from its module once it is named."""
     parser = argparse.ArgumentParser(
         prog="tst-titan", description="Token Superposition Training on torchtitan."
     )
@@ -54,9 +53,14 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_CommandParser)
     for name, command in COMMANDS.items():
         commands.add_parser(name, help=command.help, description=command.help).module = command.module
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and run a subcommand; returns the exit status."""
     try:
         try:
-            parsed = parser.parse_args(arguments)
+            parsed = make_parser().parse_args(arguments)
             return parsed.run(parsed)
         finally:
             sys.stdout.flush()
@@ -74,9 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _version() -> str:
     try:
         return version("tst-titan")
-    except (
-        PackageNotFoundError
-    ):  # a conda environment of Snakemake's has what the package needs, and not itself
+    except PackageNotFoundError:
+        # A conda environment of Snakemake's has what the package needs, and not the package.
         return "(not installed)"
 
 

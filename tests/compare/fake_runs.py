@@ -6,8 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from fake_stages import write_run
-
+from tests.made_stages import write_run
 from tst_titan.compare import ComparisonSpec, Results, compare
 from tst_titan.compare.numbers import Number
 from tst_titan.config.load import parse

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_runs import SLOPE, baseline, first_pair, law, make, pairs, texts, tst, wsd
-from fake_stages import write_heldout, write_run, write_tasks
 
+from tests.made_stages import write_heldout, write_run, write_tasks
 from tst_titan.compare import ComparisonSpec, load_spec, read_results, write_results
 from tst_titan.compare.numbers import Number, difference, from_csv, missing, to_csv
 from tst_titan.config.load import dump, parse

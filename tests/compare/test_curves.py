@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from fake_stages import Shape, write_run
 
+from tests.made_stages import Shape, write_run
 from tst_titan.compare.curves import read_metrics, run_curve, smooth, thin
 from tst_titan.compare.stages import read_path, read_stage
 from tst_titan.errors import UserError

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_runs import baseline, first_pair, make, texts, tst
-from fake_stages import write_heldout
 from scipy import stats
 
+from tests.made_stages import write_heldout
 from tst_titan.compare.documents import mean_over_documents, read_documents
 from tst_titan.compare.pairs import PAIRED_BY_DOCUMENT
 from tst_titan.errors import UserError

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from fake_runs import baseline, law, make, pairs, texts, tst, wsd
-from fake_stages import Shape, write_run
 
+from tests.made_stages import Shape, write_run
 from tst_titan.compare.kinds.grid import BAG_LOSS, best_of, cells_of, grids_of
 from tst_titan.compare.kinds.lr_sweep import AT_THE_EDGE
 

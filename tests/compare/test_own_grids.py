@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 from fake_runs import law, wsd
-from fake_stages import Shape, write_run
 
+from tests.made_stages import Shape, write_run
 from tst_titan import cli
 
 SHAPE = Shape(parameters=1_000_000)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_runs import SLOPE, baseline, make, texts, tst, wsd
-from fake_stages import write_run
 
+from tests.made_stages import write_run
 from tst_titan.compare.kinds import kind_named
 from tst_titan.compare.kinds.switch import per_doubling
 from tst_titan.compare.numbers import Number

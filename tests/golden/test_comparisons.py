@@ -16,8 +16,10 @@ from numbers_of import COLUMNS, HERE, KEY, NUMBERS, Row, panel_rows, rows_of, ta
 
 from tst_titan.cli import main
 from tst_titan.compare import ComparisonSpec, compare, write_results
+from tst_titan.compare.render import make_spec
 from tst_titan.config.load import parse, read_yaml
 from tst_titan.report import figures
+from tst_titan.tree.project import Project
 
 
 def differences(found: Row, wanted: dict[str, str]) -> list[str]:
@@ -35,6 +37,13 @@ def differences(found: Row, wanted: dict[str, str]) -> list[str]:
     return wrong
 
 
+def old_spec(path: Path) -> ComparisonSpec:
+    """A spec.yaml that 6d325f6 wrote."""
+    content = read_yaml(path)
+    content["paper"] = content["paper"] and content["paper"]["experiment"]
+    return parse(ComparisonSpec, content, path)
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the unpacked results, compared again."""
@@ -43,9 +52,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         archive.extractall(folder, filter="data")
     with contextlib.chdir(folder):
         for spec in sorted(Path().glob("results/compare/*/*/spec.yaml")):
-            content = read_yaml(spec)
-            content["paper"] = content["paper"] and content["paper"]["experiment"]  # as 6d325f6 wrote it
-            results = compare(parse(ComparisonSpec, content, spec))
+            results = compare(old_spec(spec))
             write_results(results, spec.parent)
             for table in results.facts.tables:
                 out = Path("results/tables", *spec.parts[-3:-2], table)
@@ -83,3 +90,12 @@ def test_every_number_is_the_one_that_it_was(root: Path, experiment: str) -> Non
     assert sorted(found) == sorted(wanted)
     wrong = [text for key, row in found.items() for text in differences(row, wanted[key])]
     assert not wrong, "\n".join(wrong[:20])
+
+
+def test_every_experiment_asks_for_the_same_comparison(root: Path) -> None:
+    specs = sorted(root.glob("results/compare/*/*/spec.yaml"))
+    assert len(specs) == 19
+    for path in specs:
+        scale, name = path.parts[-3:-1]
+        project = Project.open(HERE.parents[1], {"scale": scale, "experiments": [name]})
+        assert make_spec(project, project.experiment(name)) == old_spec(path), name

@@ -138,7 +138,9 @@ def moe(results: Path) -> dict[str, Any]:
     runs = []
     for name, bag_steps in (("tst", 100), ("baseline", 0)):
         parts = segments(400, 16, bag_steps)
-        stages = write_run(results, f"moe-{name}", parts, Curve(), experts=(2, 8))
+        stages = write_run(
+            results, f"moe-{name}", parts, Curve(floor=1.95 if bag_steps else 2.0), experts=(2, 8)
+        )
         runs.append({"name": name, "label": name, "role": name, "stages": stages,
                      "paper": {"model": "10B-A1B", "total_steps": 49_983 if bag_steps else 125_000,
                                "variant": name}})  # fmt: skip

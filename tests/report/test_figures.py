@@ -131,7 +131,7 @@ def test_the_papers_panel_is_its_table_of_the_same_model(site: Site) -> None:
     for group, table in (("small-short", 4), ("medium-short", 6)):
         published = published_sweeps(table=table)
         assert paper_grid(results, group, "final_loss")["value"].tolist() == published["value"].tolist()
-    without = results.with_numbers(row for row in results.numbers if row.metric != "final_loss.paper")
+    without = replace(results, numbers=[row for row in results.numbers if row.metric != "final_loss.paper"])
     assert paper_grid(without, "small-short", "final_loss").empty
 
 
@@ -161,7 +161,7 @@ def test_transfer_draws_bounds_as_bounds(tmp_path: Path, monkeypatch: pytest.Mon
 
 def _patches_without_arrows(experiment: Results, tmp_path: Path) -> int:
     """Patches of the same figure with nothing bounded: the frame around the arrows."""
-    free = experiment.with_numbers(replace(row, bound="") for row in experiment.numbers)
+    free = replace(experiment, numbers=[replace(row, bound="") for row in experiment.numbers])
     with styled():
         (panel,) = kind_named("transfer").draw(free, tmp_path / "free")
     return (tmp_path / "free" / panel.svg).read_text().count('id="patch_')
@@ -177,8 +177,9 @@ def test_seeds_are_filled_only_outside_the_noise(tmp_path: Path, monkeypatch: py
         row for row in experiment.select("seeds") if row.metric.endswith(".difference")
     ]
     assert all(row.excludes_zero for row in drawn)
-    wide = experiment.with_numbers(
-        replace(row, low=-9.0, high=9.0) if row in drawn else row for row in experiment.numbers
+    wide = replace(
+        experiment,
+        numbers=[replace(row, low=-9.0, high=9.0) if row in drawn else row for row in experiment.numbers],
     )
     with styled():
         draw_seeds(wide, tmp_path / "wide")
@@ -195,7 +196,7 @@ def test_accuracies_stand_beside_the_papers(
     # as if arc_easy had been scored here too
     scored = experiment.select("run", metric="accuracy/continuation")
     more = [replace(number, metric="accuracy/arc_easy") for number in scored]
-    experiment = experiment.with_numbers([*experiment.numbers, *more])
+    experiment = replace(experiment, numbers=[*experiment.numbers, *more])
     with styled():
         panel = draw_accuracy(experiment, tmp_path)
     assert panel is not None

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.compare import fake_stages
-from tests.report import stages as report_stages
+from tests import made_stages
 from tests.stages import DENSE, MOE, Tree, final_tensors, losses, train
 from tst_titan.titan.job import get_peak_flops
 from tst_titan.titan.manifest import git_state
@@ -93,14 +92,10 @@ def test_the_manifest_adds_up(chain):
 
 def test_what_comparison_and_report_are_tested_on_has_a_real_manifests_keys(chain, tmp_path):
     real = chain[1].manifest()
-    fake = fake_stages.write_run(tmp_path, [("token", 1, 4)], lambda step, phase, size: 3.0)
-    drawn = report_stages.write_run(
-        tmp_path, "r", report_stages.segments(100 * report_stages.LOG_EVERY), report_stages.Curve(3.0, 0.1, 1)
-    )
-    for folder in (fake[0], drawn[0]):
-        made = json.loads((Path(folder) / "manifest.json").read_text())
-        assert made.keys() == real.keys()
-        assert made["machine"].keys() == real["machine"].keys()
+    (folder,) = made_stages.write_run(tmp_path, [("token", 1, 4)], lambda step, phase, size: 3.0)
+    made = json.loads((Path(folder) / "manifest.json").read_text())
+    assert made.keys() == real.keys()
+    assert made["machine"].keys() == real["machine"].keys()
 
 
 def test_keys_are_the_same_in_both_phases_and_moments_cross_the_switch(chain, tree):

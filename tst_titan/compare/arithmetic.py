@@ -18,8 +18,6 @@ import pandas as pd
 from tst_titan.compare.curves import smooth, smooth_values
 from tst_titan.compare.noise import MeanWithError, block_bootstrap, mean_with_error
 
-BUDGETS = ("step", "flops", "data_tokens", "hours")
-
 
 @dataclass(frozen=True)
 class FinalLoss:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -136,11 +136,6 @@ class Results:
         """Groups of runs in order; [""] where there is one unnamed group."""
         return list(dict.fromkeys(run.group for run in self.runs))
 
-    @cached_property
-    def frame(self) -> pd.DataFrame:
-        """The table as a data frame."""
-        return pd.DataFrame([vars(number) for number in self.numbers])
-
     def select(self, part: str, **place: Any) -> list[Number]:
         """Rows of a part in order, those with these values in these columns."""
         return [
@@ -170,10 +165,6 @@ class Results:
     def curve(self, run: str) -> pd.DataFrame:
         """Curve of one run."""
         return self.curves[self.curves["run"] == run]
-
-    def with_numbers(self, numbers: Iterable[Number]) -> Results:
-        """The same with these rows instead."""
-        return Results(self.facts, list(numbers), self.curves, self.folder)
 
     @cached_property
     def _parts(self) -> dict[str, list[Number]]:

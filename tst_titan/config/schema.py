@@ -304,7 +304,6 @@ class RuntimeConfig(Strict):
         2, description="checkpoints kept inside a stage"
     )
     async_checkpoint: bool = Field(False, description="write checkpoints beside training (accelerators)")
-    final_loss_window: PositiveInt = Field(10, description="logged steps averaged into final_loss_mean")
     deterministic: bool = Field(False, description="deterministic kernels (always so on the CPU)")
     peak_tflops: PositiveFloat | None = Field(
         None, description="peak of one device for MFU; default torchtitan's table, no MFU on the CPU"

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 
@@ -35,8 +34,6 @@ ACCURACY_TABLES: tuple[int, ...] = tuple(range(8, 29))
 
 MUTUAL_INFORMATION_LAW: dict[str, float] = {"offset": 3.63, "scale": 1.35, "exponent": -1.25}
 """Figure 10: I(d) = offset + scale * d ** exponent, d the distance of two tokens."""
-
-Variant = Literal["baseline", "tst", "tst_reinitialized_io"]
 
 
 @dataclass(frozen=True)

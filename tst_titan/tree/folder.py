@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tst_titan.config.load import load, to_yaml
+from tst_titan.config.load import load, parse, read_yaml, to_yaml
 from tst_titan.config.schema import RuntimeConfig, StageConfig
 from tst_titan.errors import UserError
 from tst_titan.files import read_json, write_if_changed
@@ -109,8 +109,10 @@ class StageFolder:
 
     @cached_property
     def runtime(self) -> RuntimeConfig:
-        """runtime.yaml, validated."""
-        return load(RuntimeConfig, self.path / "runtime.yaml")
+        """runtime.yaml, validated; keys of earlier versions that mean nothing any more are passed over."""
+        path = self.path / "runtime.yaml"
+        known = {key: value for key, value in read_yaml(path).items() if key in RuntimeConfig.model_fields}
+        return parse(RuntimeConfig, known, path)
 
     @property
     def stage_sha256(self) -> str:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from .record import Bag, Elementwise, Loss
+from .record import Bag, Elementwise, Loss, Part
 
 if TYPE_CHECKING:
     import torch
 
 
-def _targets(bag: Bag) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _targets(bag: Bag) -> Part:
     slope = bag.distinct().to(bag.logits.dtype) / -bag.vocab_size
-    return bag.any_counted(), (slope * bag.logits).sum(1), slope
+    return Part(bag.any_counted(), (slope * bag.logits).sum(1), slope)
 
 
 def _softplus(z: torch.Tensor) -> torch.Tensor:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .record import Bag, Elementwise, Loss
-
-if TYPE_CHECKING:
-    import torch
+from .record import Bag, Elementwise, Loss, Part
 
 
-def _targets(bag: Bag) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _targets(bag: Bag) -> Part:
     distinct, z = bag.distinct(), bag.logits
     change = (1 - z).clamp_min(0) - (1 + z).clamp_min(0)
     slope = -((z < 1).to(z.dtype) + (z > -1).to(z.dtype))
     size = bag.vocab_size
-    return bag.any_counted(), (change * distinct).sum(1) / size, slope * distinct / size
+    return Part(bag.any_counted(), (change * distinct).sum(1) / size, slope * distinct / size)
 
 
 LOSS = Loss(

@@ -6,18 +6,14 @@ It equals the weighted sum of s ordinary cross-entropies, also where labels do n
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-from .record import Bag, Loss
-
-if TYPE_CHECKING:
-    import torch
+from .record import Bag, Loss, Part
 
 
-def _targets(bag: Bag) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _targets(bag: Bag) -> Part:
     assert bag.weights is not None
     shares = bag.weights.to(bag.logits.dtype) * bag.counted
-    return shares.sum(1), -(shares * bag.logits).sum(1), -shares
+    return Part(shares.sum(1), -(shares * bag.logits).sum(1), -shares)
 
 
 LOSS = Loss(

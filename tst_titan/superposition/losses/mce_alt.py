@@ -6,19 +6,15 @@ Counting a repeated token twice would let the probability exceed 1 and the loss 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-from .record import Bag, Loss
-
-if TYPE_CHECKING:
-    import torch
+from .record import Bag, Loss, Part
 
 
-def _targets(bag: Bag) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _targets(bag: Bag) -> Part:
     distinct, mass = bag.distinct(), bag.any_counted()
     in_bag = bag.logits.masked_fill(~distinct, -math.inf)
     share = in_bag.softmax(1).masked_fill_(~distinct, 0.0)
-    return mass, -in_bag.logsumexp(1).masked_fill_(mass == 0, 0.0), -share
+    return Part(mass, -in_bag.logsumexp(1).masked_fill_(mass == 0, 0.0), -share)
 
 
 LOSS = Loss(

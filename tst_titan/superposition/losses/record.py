@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +36,17 @@ class Bag:
         return self.counted.any(1).to(self.logits.dtype)
 
 
+class Part(NamedTuple):
+    """What the targets contribute to a loss."""
+
+    mass: torch.Tensor
+    """Factor of the dense part, (N,)."""
+    addend: torch.Tensor
+    """Beside it, (N,)."""
+    slope: torch.Tensor
+    """Derivative of the addend by ``Bag.logits``, (N, s), 0 at labels that do not count."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Elementwise:
     """A function of every logit; its mean over the vocabulary is a dense part."""
@@ -55,8 +66,7 @@ class Loss:
     """
 
     name: str
-    targets: Callable[[Bag], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
-    """Mass (N,), addend (N,) and the addend's derivative by ``Bag.logits`` (N, s), 0 at labels that do not count."""
+    targets: Callable[[Bag], Part]
     initial: Callable[[int, int], float]
     """Loss of a position whose logits are all 0 and whose targets differ, from V and s."""
     elementwise: Elementwise | None = None

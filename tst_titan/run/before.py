@@ -1,4 +1,4 @@
-"""Folders that Snakemake and the libraries write to without being asked."""
+"""What is seen to before Snakemake reads its command line and makes its first folder (profiles/default)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tst_titan.errors import EXIT_USER_ERROR
+
 
 def prepare_folders(command: list[str]) -> None:
-    """See to the working directory and the user's cache before Snakemake makes its first folder (profiles/default).
+    """See to the working directory and the user's cache, which Snakemake writes to without being asked.
 
     A cache that cannot be written is replaced by one in the working directory, for this process and all that it starts.
 
@@ -32,6 +34,31 @@ def prepare_folders(command: list[str]) -> None:
         print(f"{cache}: cannot be written; {instead} takes its place", file=sys.stderr)
         os.environ["XDG_CACHE_HOME"] = instead
         os.environ.setdefault("TRITON_HOME", instead)
+
+
+def check_order(command: list[str]) -> None:
+    """Refuse targets behind ``--config``, which takes all words up to the next option as its keys.
+
+    Args:
+        command: of Snakemake, with its name.
+
+    Raises:
+        SystemExit: there are some; says how to type it.
+    """
+    after_config = False
+    swallowed: list[str] = []
+    kept: list[str] = []
+    for word in command[1:]:
+        if word.startswith("-"):
+            after_config = word in ("--config", "-C")
+        (swallowed if after_config and "=" not in word and not word.startswith("-") else kept).append(word)
+    if swallowed:
+        again = shlex.join(["snakemake", *swallowed, *kept])
+        print(
+            f"--config takes key=value, and {swallowed[0]!r} behind it is none. Targets come first: {again}",
+            file=sys.stderr,
+        )
+        sys.exit(EXIT_USER_ERROR)
 
 
 def _writable(folder: Path) -> bool:

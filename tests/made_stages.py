@@ -1,4 +1,7 @@
-"""Writes stage folders as training leaves them, with a loss curve whose formula the test knows."""
+"""Stage folders as training leaves them, with a loss curve whose formula the test knows, and evaluations beside them.
+
+tests/titan holds their manifests against a real one's.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ Loss = Callable[[int, str, int], float]
 
 @dataclass(frozen=True)
 class Shape:
-    """What every stage of a fake run shares."""
+    """What every stage of a run shares; ``experts``: layers and experts of a mixture, whose load is then logged."""
 
     latents_per_step: int = 4096
     flops_per_latent: float = 1e6
@@ -27,6 +30,11 @@ class Shape:
     device: str = "cpu"
     parameters: int = 1000
     data_identity: str = "data"
+    experts: tuple[int, int] | None = None
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+"""Of every stage written here."""
 
 
 def write_run(
@@ -83,6 +91,10 @@ def _write_stage(
     logged = sorted({*range(start + shape.log_every, end + 1, shape.log_every), end})
     for step in logged:
         done = step - start
+        load = None
+        if shape.experts is not None:
+            layers, number = shape.experts
+            load = rng.dirichlet(np.full(number, 4.0 + step / 50), layers).round(5).tolist()
         lines.append(
             {
                 "step": step, "phase": phase, "bag_size": bag_size,
@@ -93,7 +105,7 @@ def _write_stage(
                 "flops": before["flops"] + done * shape.latents_per_step * shape.flops_per_latent,
                 "seconds": done * shape.seconds_per_step,
                 "latents_per_second": 1.0, "data_tokens_per_second": 1.0, "mfu": None,
-                "peak_memory_gib": 1.0, "expert_load": None,
+                "peak_memory_gib": 1.0, "expert_load": load,
             }
         )  # fmt: skip
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -111,13 +123,15 @@ def _write_stage(
         "start_step": start, "end_step": end, "identity": f"identity-{folder}", "stage_sha256": digest,
         "parent_identity": parent, "data_identity": shape.data_identity,
         **totals, **{f"stage_{key}": value for key, value in own.items()},
-        "stage_wall_seconds": own["seconds"] + 5, "stage_device_hours": 0.0, "device_hours": 0.0,
+        "stage_wall_seconds": own["seconds"] + 5, "stage_device_hours": own["seconds"] / 3600,
+        "device_hours": totals["seconds"] / 3600,
         "position": 0, "world_size": shape.world_size,
         "peak_memory_gib": 1.0, "final_loss": lines[-1]["loss"],
         "parameters": {"total": shape.parameters, "active": shape.parameters, "non_embedding": 1},
         "flops_per_latent": shape.flops_per_latent,
         "epochs_read": totals["data_tokens"] / (shape.corpus_tokens or 10**12), "unique_data_tokens": unique,
-        "checkpoint": f"checkpoint/abc/step-{end}", "attempts": 1, "versions": {}, "git_commit": "0",
+        "checkpoint": f"checkpoint/abc/step-{end}", "attempts": 1,
+        "versions": {"python": "3.11.2", "torch": "2.13.0", "torchtitan": "0.3.0"}, "git_commit": COMMIT,
         "git_dirty": False, "machine": {"host": "h", "device": shape.device, "accelerators": 0, "cpus": 2},
         "finished": "2026-01-01",
     }  # fmt: skip

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.workflow.project import ProjectCopy
-from tst_titan.run.folders import prepare_folders
+from tst_titan.run.before import prepare_folders
 
 
 def test_a_cache_that_cannot_be_made_is_replaced_by_one_here(tmp_path, monkeypatch, capfd):
