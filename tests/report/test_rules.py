@@ -114,7 +114,7 @@ def test_rules_build_redraw_what_an_edit_touches_and_fill_snakemakes_report(repo
         ("tst_titan/report/page.css", {"page", "report"}),
         ("tst_titan/report/draw_results.py", {"figures", "page", "report"}),
         ("tst_titan/text.py", {"figures", "page", "report"}),
-        ("tst_titan/compare/kinds/pair.py", {"compare", "figures", "page", "report"}),
+        ("tst_titan/compare/kinds/pair.py", {"figures", "page", "report"}),
         ("tst_titan/report/terminal.py", set()),
     ]
     for name, rules in edits:
