@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -23,10 +24,10 @@ from tst_titan.compare import Results, read_results
 from tst_titan.compare.kinds import kind_named
 from tst_titan.compare.kinds.corpus_statistics import draw_mutual_information
 from tst_titan.compare.kinds.grid import paper_grid
-from tst_titan.compare.numbers import from_csv, to_csv
+from tst_titan.compare.numbers import Number, from_csv, to_csv
 from tst_titan.data.mutual_information import Row, fit_power_law
 from tst_titan.paper import published_runs, published_sweeps
-from tst_titan.report import draw_curves
+from tst_titan.report import draw_curves, drawing
 from tst_titan.report.draw_results import draw_accuracy, draw_seeds
 from tst_titan.report.style import BAG_DASH, SERIES, looks_of, styled
 
@@ -322,3 +323,22 @@ def test_a_damaged_comparison_is_refused(
 def _drop_run(path: Path) -> None:
     rows = from_csv(path.read_text())
     path.write_text(to_csv(row for row in rows if row.run != rows[0].run))
+
+
+def test_intervals_of_several_lines_at_one_place_stand_side_by_side() -> None:
+    with styled():
+        figure, axes = plt.subplots()
+        for place, look in enumerate(drawing.looks_of_names(dict.fromkeys("abc", False)).values()):
+            value = 2.0 + place / 100
+            number = Number(value, "nats/token", low=1.9, high=2.1, bag_fraction=0.3)
+            drawing.line(axes, [number], "bag_fraction", look)
+        figure.draw_without_rendering()
+        bars = [line for line in axes.lines if line.get_marker() == "None"]
+        points = [line for line in axes.lines if line.get_marker() != "None"]
+        places = [bar.get_window_extent().x0 for bar in bars]
+        low, high = axes.get_ylim()
+    assert len(points) == len(bars) == 3 and low < 1.9 < 2.1 < high
+    assert min(abs(a - b) for a, b in itertools.combinations(places, 2)) > 2
+    assert all(list(np.asarray(bar.get_ydata())) == [1.9, 2.1] for bar in bars)
+    assert all(list(np.asarray(point.get_xdata())) == [0.3] for point in points)
+    plt.close(figure)

@@ -14,7 +14,7 @@ from tst_titan.cli import main
 from tst_titan.compare import Results, read_results
 from tst_titan.paper import published_sweeps
 from tst_titan.report.published_table import NOT_RUN
-from tst_titan.report.text import GAP
+from tst_titan.text import GAP
 
 TABLES = {
     "table_4": {"group": "small-short", "weighting": "uniform", "metric": "final_loss", "number": 4},

@@ -32,6 +32,7 @@ def test_every_number_of_a_run_gap_and_sentence_is_printed(
         )
         assert f"  {run.name}: {run.manifest}" in printed
     reasons = run_table(results).reasons
+    assert bool(reasons) == (make is not experiments.pair)
     assert all(f"[{number}] {reason}" in printed for number, reason in enumerate(reasons, 1))
     assert all(f"* {sentence.text}" in printed for sentence in results.facts.verdict)
 

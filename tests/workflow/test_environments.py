@@ -42,21 +42,26 @@ def _imports(module: str, seen: set[str], rooms: tuple[str, ...]) -> set[str]:
     if module in seen:
         return set()
     seen.add(module)
-    path = REPOSITORY / (module.replace(".", "/") + ".py")
-    if not path.is_file():
-        path = REPOSITORY / module.replace(".", "/") / "__main__.py"
+    place = REPOSITORY / module.replace(".", "/")
+    files = [place.with_suffix(".py"), place / "__init__.py", place / "__main__.py"]
     found = set()
     names = []
-    for node in _nodes(ast.parse(path.read_text(encoding="utf8")), inside=module.startswith(rooms)):
+    nodes = (
+        node
+        for path in files
+        if path.is_file()
+        for node in _nodes(ast.parse(path.read_text(encoding="utf8")), inside=module.startswith(rooms))
+    )
+    for node in nodes:
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.append(node.module)
             names += [f"{node.module}.{alias.name}" for alias in node.names]
     for name in names:
         if not name.startswith("tst_titan"):
             found.add(name.split(".")[0])
-        elif (REPOSITORY / (name.replace(".", "/") + ".py")).is_file():
+        else:
             found |= _imports(name, seen, rooms)
     return found - set(sys.stdlib_module_names)
 

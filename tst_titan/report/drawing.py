@@ -14,6 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import offset_copy
 
 from tst_titan.compare.numbers import Number
 from tst_titan.report.panels import Panel, Role, save_panel
@@ -33,6 +34,7 @@ from tst_titan.text import GAP
 __all__ = ["BASELINES", "CONTEXT", "GAP", "INK", "MUTED", "SERIES", "Look"]
 
 _ACROSS = 3
+_BAR_STEP = 2.5  # points
 
 
 def figure_of(
@@ -80,10 +82,14 @@ def line(
     if hollow:
         style |= {"markerfacecolor": "none", "linestyle": ":", "linewidth": 1.0}
     axes.plot([getattr(number, x) for number in known], [number.number for number in known], **style)
+    # Bars of several lines at one place stand side by side, each further from its point than the last one's.
+    before = sum(other.get_marker() != "None" for other in axes.lines) - 1
+    aside = _BAR_STEP * (-1) ** before * ((before + 1) // 2)
+    beside = offset_copy(axes.transData, axes.get_figure(root=True), x=aside, units="points")
     for number in () if hollow else known:
         at = getattr(number, x)
         if number.interval is not None:
-            axes.plot([at, at], list(number.interval), color=look.colour, linewidth=width)
+            axes.plot([at, at], list(number.interval), color=look.colour, linewidth=width, transform=beside)
         if number.bound:
             up = 16 if number.bound == "at_least" else -16
             arrow = {"arrowstyle": "<-", "color": look.colour}

@@ -19,7 +19,8 @@ from tst_titan.compare.numbers import Number, missing
 from tst_titan.compare.results import Results
 from tst_titan.compare.spec import TableReference
 from tst_titan.errors import UserError
-from tst_titan.report.text import GAP, cell_note, metric_name, number_text, value_text
+from tst_titan.report.text import cell_note, metric_name, number_text
+from tst_titan.text import GAP, value_text
 
 _HERE = Path(__file__).parent
 NOT_RUN = "not in this scale's grid"

@@ -13,15 +13,13 @@ from tst_titan.compare.results import Results, RunFacts
 from tst_titan.compare.sentences import BOUND_WORDS
 from tst_titan.paper import SOURCE_SHORT
 from tst_titan.report.text import (
-    GAP,
     cell_note,
     interval_text,
     metric_name,
     number_text,
     signed_text,
-    value_text,
 )
-from tst_titan.text import text_table
+from tst_titan.text import GAP, text_table, value_text
 
 _BAG_SIZE = "bag_size"
 _REPEATS = {"unique_data_tokens": "data_tokens", "device_hours": "hours"}

@@ -8,8 +8,7 @@ from tst_titan import text
 from tst_titan.compare.metrics import metric_of
 from tst_titan.compare.numbers import Number
 from tst_titan.compare.results import Sentence
-from tst_titan.text import GAP as GAP
-from tst_titan.text import value_text as value_text
+from tst_titan.text import GAP, value_text
 
 AXES = {
     "step": "Optimizer steps",

@@ -24,6 +24,7 @@ WORDS = {
     "fetch_tasks": "fetch a task",
     "mutual_information": "count the mutual information",
     "figures": "draw figures",
+    "page": "write a page",
     "tables": "write a table",
     "report": "write the report",
 }
