@@ -90,6 +90,9 @@ def line(
         at = getattr(number, x)
         if number.interval is not None:
             axes.plot([at, at], list(number.interval), color=look.colour, linewidth=width, transform=beside)
+            # What is not drawn in the data's own places does not count for the axes' limits by itself.
+            axes.update_datalim([(at, end) for end in number.interval])
+            axes.autoscale_view()
         if number.bound:
             up = 16 if number.bound == "at_least" else -16
             arrow = {"arrowstyle": "<-", "color": look.colour}
