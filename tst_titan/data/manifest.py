@@ -43,6 +43,14 @@ class SplitManifest(_Part):
     shards: tuple[Shard, ...] = Field(description="The shards; in this order they are the stream.")
 
 
+class RoundTrip(_Part):
+    """A sample of training documents, encoded and decoded again."""
+
+    documents: int = Field(ge=0, description="Documents tried.")
+    changed: int = Field(ge=0, description="Those that were not the same afterwards.")
+    example: str | None = Field(description="A place where one changed.")
+
+
 class TokenizerManifest(_Part):
     """The tokenizer that wrote the shards."""
 
@@ -52,6 +60,9 @@ class TokenizerManifest(_Part):
     vocab_size: int = Field(gt=0, description="Ids are below this number.")
     eos_token: str = Field(description="The token that closes each document.")
     eos_id: int = Field(ge=0, description="Its id.")
+    round_trip: RoundTrip | None = Field(
+        default=None, description="Whether texts survive it; null in manifests of earlier versions."
+    )
 
 
 class Documents(_Part):
