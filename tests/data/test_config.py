@@ -33,7 +33,7 @@ def test_every_field_is_described() -> None:
     [
         (
             {"fliters": {}},
-            r"unknown key fliters \(did you mean 'filters'\?\); valid keys here: .*sources, filters, dedup",
+            r"unknown key fliters \(did you mean 'filters'\?\); valid keys here: .*sources, unreadable, filters",
         ),
         (
             {"filters": {"length": {"min_char": 3}}},
@@ -72,6 +72,7 @@ def test_every_field_is_described() -> None:
             {"sources": [SOURCES[0] | {"weight": 1.0}, SOURCES[0] | {"name": "b"}]},
             "either every source has a weight or none has",
         ),
+        ({"unreadable": {"max_fraction": 2}}, "unreadable.max_fraction: found 2: .* less than or equal to 1"),
         ({"jobs": 3}, r"jobs \(3\) must not exceed tasks \(2\)"),
         ({"name": "other"}, "name: found 'other'; the name is the file's"),
     ],

@@ -109,6 +109,19 @@ class FileSource(SourceConfig):
     )
 
 
+class UnreadableRecords(Strict):
+    """Records of files that cannot be read. What is read is the same for every share."""
+
+    max_fraction: Share = Field(
+        default=0, description="Share of each source's records that may be unreadable; more end the step."
+    )
+
+
+def is_default(value: Any) -> bool:
+    """For a model that came later, as `_is_unset` is for one of its keys."""
+    return bool(value == type(value)())
+
+
 Source = Annotated[InstalledPackages | FileSource, Field(discriminator="kind")]
 
 
@@ -456,6 +469,9 @@ class CorpusConfig(Strict):
 
     name: str = Field(pattern=r"^[\w.-]+$", description="The file's name without its ending.")
     sources: tuple[Source, ...] = Field(min_length=1, description="Where documents come from.")
+    unreadable: UnreadableRecords = Field(
+        default=UnreadableRecords(), description="Records that cannot be read."
+    )
     filters: FilterConfig = Field(
         default=Filters(),
         description="What is dropped: the mapping below, or a list of filters in their order, with any of datatrove's: "

@@ -25,6 +25,8 @@ from tst_titan.config.corpus import (
     Source,
     Tokens,
     TrainTokenizer,
+    UnreadableRecords,
+    is_default,
 )
 from tst_titan.config.load import load
 from tst_titan.config.strict import Strict
@@ -70,6 +72,10 @@ class StepSettings(Strict):
         """The settings as they are written and hashed."""
         return self.model_dump(mode="json")
 
+    def determining(self) -> dict[str, Any]:
+        """The settings that what the step writes depends on; they name its folder."""
+        return self.plain()
+
 
 class FilterSettings(StepSettings):
     """Read the sources and drop what the filters drop."""
@@ -79,6 +85,10 @@ class FilterSettings(StepSettings):
     versions: dict[str, str] = Field(description="Pinned version of every package that is read.")
     filters: FilterConfig
     tasks: int
+    unreadable: UnreadableRecords = Field(default=UnreadableRecords(), exclude_if=is_default)
+
+    def determining(self) -> dict[str, Any]:
+        return {key: value for key, value in self.plain().items() if key != "unreadable"}
 
     @classmethod
     def of(cls, corpus: CorpusConfig, root: Path) -> Self:
@@ -90,7 +100,13 @@ class FilterSettings(StepSettings):
                 source = source.model_copy(update={"packages": tuple(pinned)})
                 versions |= pinned
             sources.append(source)
-        return cls(sources=tuple(sources), versions=versions, filters=corpus.filters, tasks=corpus.tasks)
+        return cls(
+            sources=tuple(sources),
+            versions=versions,
+            filters=corpus.filters,
+            tasks=corpus.tasks,
+            unreadable=corpus.unreadable,
+        )
 
 
 class DeduplicateSettings(StepSettings):

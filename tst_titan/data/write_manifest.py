@@ -166,11 +166,17 @@ def _documents(steps: dict[str, Done]) -> Documents:
     if tokens["mixture"]:
         names = tokens["mixture"]
         dropped["mixture"] = {n: sum(tokens[s]["thinned"].get(n, 0) for s in SPLITS) for n in names}
+    kept = sum(sum(tokens[s]["documents"].values()) for s in SPLITS)
+    left_out = sum(sum(reasons.values()) for reasons in dropped.values())
+    left_out += sum(steps["deduplicate"].counts.values())
+    if read["read"] != kept + left_out:
+        raise ValueError(f"{read['read']:,} documents were read, but {kept:,} kept and {left_out:,} left out")
     return Documents(
         read=read["read"],
         read_bytes=read["read_bytes"],
         read_by_source=read["read_by_source"],
+        sources=read.get("sources", {}),  # a step that an earlier version finished has none
         dropped=dropped,
         duplicates=steps["deduplicate"].counts,
-        kept=sum(sum(tokens[s]["documents"].values()) for s in SPLITS),
+        kept=kept,
     )
