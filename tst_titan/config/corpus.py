@@ -4,6 +4,7 @@ A corpus is one YAML file of configs/corpora. tst_titan/data/settings.py cuts it
 """
 
 import inspect
+import re
 from functools import cache, reduce
 from operator import or_
 from pathlib import Path
@@ -46,6 +47,16 @@ def _is_unset(value: Any) -> bool:
     return not value
 
 
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(
+            f"not a regular expression: {error}; a literal `(` or `[` is written `\\(`, `\\[`"
+        ) from None
+    return pattern
+
+
 # --- sources ---
 
 
@@ -81,7 +92,7 @@ class InstalledPackages(SourceConfig):
         min_length=1,
         description="What is taken; sources come without docstrings.",
     )
-    exclude: tuple[str, ...] = Field(
+    exclude: tuple[Annotated[str, AfterValidator(_compiles)], ...] = Field(
         default=(),
         description="Regular expressions of further inner paths that are left out, besides tests, vendored "
         "copies, version files, licences and build records.",

@@ -183,8 +183,16 @@ def render(corpus: CorpusConfig, folder: Path | str, root: Path | str = ".") -> 
         root: the folder that relative paths of the config start from.
 
     Raises:
-        UserError: the pins or the tokenizer file are missing.
+        UserError: the pins, the tokenizer file, or the folder of a source are missing.
     """
+    if not (Path(folder) / "manifest.json").is_file():  # a finished corpus does not need its sources
+        for source in corpus.sources:
+            path = getattr(source, "path", "://")
+            if "://" not in path and not Path(path).is_dir():
+                raise UserError(
+                    f"corpus {corpus.name}: source {source.label}: path: found {path!r}; there is no such folder "
+                    f"(relative paths start from {Path.cwd()})"
+                )
     for kind in SETTINGS.values():
         header = f"# Settings of the step {kind.step} of corpus {corpus.name}, written by the pipeline.\n"
         text = yaml.safe_dump(kind.of(corpus, Path(root)).plain(), sort_keys=True)
