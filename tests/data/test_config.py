@@ -15,7 +15,7 @@ from tst_titan.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 CORPORA = ROOT / "configs" / "corpora"
-SOURCES = [{"kind": "parquet", "path": "somewhere"}]
+SOURCES = [{"kind": "parquet", "path": "hf://datasets/some/where"}]
 
 
 def test_every_field_is_described() -> None:
@@ -33,7 +33,7 @@ def test_every_field_is_described() -> None:
     [
         (
             {"fliters": {}},
-            r"unknown key fliters \(did you mean 'filters'\?\); valid keys here: .*sources, filters, dedup",
+            r"unknown key fliters \(did you mean 'filters'\?\); valid keys here: .*sources, unreadable, filters",
         ),
         (
             {"filters": {"length": {"min_char": 3}}},
@@ -72,6 +72,11 @@ def test_every_field_is_described() -> None:
             {"sources": [SOURCES[0] | {"weight": 1.0}, SOURCES[0] | {"name": "b"}]},
             "either every source has a weight or none has",
         ),
+        (
+            {"sources": [{"kind": "installed_packages", "exclude": ["^a/", "b("]}]},
+            r"sources.0.installed_packages.exclude.1: found 'b\(': not a regular expression: missing \), .*position 1",
+        ),
+        ({"unreadable": {"max_fraction": 2}}, "unreadable.max_fraction: found 2: .* less than or equal to 1"),
         ({"jobs": 3}, r"jobs \(3\) must not exceed tasks \(2\)"),
         ({"name": "other"}, "name: found 'other'; the name is the file's"),
     ],
@@ -275,3 +280,20 @@ def test_what_cannot_be_resolved(tmp_path: Path, source: dict, tokenizer: dict, 
     corpus = load_corpus(write_corpus(tmp_path, base_config([given], **changes)))
     with pytest.raises(UserError, match=message):
         render(corpus, tmp_path / "out", tmp_path)
+
+
+def test_a_local_source_that_is_not_there_is_refused_when_the_config_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    corpus = load_corpus(write_corpus(tmp_path, base_config([{"kind": "jsonl", "path": "in/lines"}])))
+    with pytest.raises(
+        UserError, match=r"corpus small: source jsonl: path: found 'in/lines'; there is no such folder"
+    ):
+        render(corpus, tmp_path / "out")
+    (tmp_path / "in" / "lines").mkdir(parents=True)
+    render(corpus, tmp_path / "out")
+    # Whoever has a finished corpus may clear its sources away.
+    (tmp_path / "in" / "lines").rmdir()
+    (tmp_path / "out" / "manifest.json").touch()
+    render(corpus, tmp_path / "out")

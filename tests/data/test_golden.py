@@ -114,10 +114,15 @@ CORPORA: dict[str, tuple[dict[str, Any], int]] = {
 def seen_in(folder: Path) -> dict[str, Any]:
     """What a finished corpus folder says and holds; times, versions and the hash of the code left out."""
     manifest = json.loads((folder / "manifest.json").read_text())
+    # What later versions count besides changes no byte of a corpus.
+    manifest["tokenizer"].pop("round_trip")
+    manifest["documents"].pop("sources")
     steps = {}
     for path in sorted(folder.glob("*/*.done.json")):
         done = json.loads(path.read_text())
-        steps[done.pop("step")] = {k: v for k, v in done.items() if k not in ("code", "seconds")}
+        for later in ("round_trip", "sources"):
+            done["counts"].pop(later, None)
+        steps[done["step"]] = {k: v for k, v in done.items() if k not in ("code", "seconds")}
     return {
         "manifest": {key: value for key, value in manifest.items() if key not in ("seconds", "versions")},
         "steps": steps,

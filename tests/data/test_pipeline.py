@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -319,7 +320,7 @@ def test_within_task_shuffle_and_small_shards(data: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("source", "changes", "message"),
     [
-        ({"path": "{data}/nowhere"}, {}, "no file matches"),
+        ({"path": "{data}/nowhere"}, {}, "there is no such folder"),
         ({"text_key": "content"}, {}, "text_key: 'content' is not in .*there are: .*text, url"),
         ({"glob": "*.txt"}, {}, r"no file matches '\*.txt'"),
         ({}, {"filters": {"length": {"min_chars": 10**6}}}, "all .* documents were dropped .*too_short"),
@@ -334,6 +335,20 @@ def test_user_errors(data: Path, tmp_path: Path, source: dict, changes: dict, me
     with pytest.raises(UserError, match=message):
         build(path, tmp_path / "out", until="split")
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("fraction", [0.0001, 0.01])
+def test_a_hold_out_of_nothing_says_which_fraction_would_do(tmp_path: Path, fraction: float) -> None:
+    write_dclm(tmp_path / "in" / "0.parquet", [document(i) for i in range(30)])
+    source = {"kind": "parquet", "path": str(tmp_path / "in")}
+    config = base_config([source], heldout={"fraction": fraction})
+    with pytest.raises(UserError, match=f"{fraction} leaves no heldout document of 30; ") as error:
+        build(write_corpus(tmp_path, config), tmp_path / "out", until="split")
+    found = re.search(r"; (0\.\d+) would hold out (\d+)$", str(error.value))
+    assert found
+    config["heldout"]["fraction"] = float(found[1])
+    build(write_corpus(tmp_path, config), tmp_path / "out", until="split")
+    assert len(texts_of(tmp_path / "out", "heldout")) == int(found[2]) > 0
 
 
 def test_a_remote_source_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

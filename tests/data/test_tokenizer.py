@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from tests.data.texts import base_config, build, document, write_corpus, write_dclm
+from tests.data.texts import base_config, build, document, texts_of, write_corpus, write_dclm
 from tst_titan.config.corpus import (
     FileTokenizer,
     HubTokenizer,
@@ -16,6 +16,8 @@ from tst_titan.config.corpus import (
     Qwen3Tokenizer,
     TrainTokenizer,
 )
+from tst_titan.data.manifest import DataManifest
+from tst_titan.data.shards import iterate_documents
 from tst_titan.data.tokenizer import existing_tokenizer, train_bpe
 from tst_titan.errors import UserError
 
@@ -144,3 +146,92 @@ def test_a_small_text_gives_a_smaller_vocabulary_and_a_warning(tmp_path: Path) -
     assert manifest is not None
     assert manifest.tokenizer.vocab_size < 60_000
     assert any("60000 were asked for" in warning for warning in manifest.warnings)
+
+
+def byte_tokenizer(entries: dict[str, int] | None = None) -> Tokenizer:
+    """One token a byte, and further entries."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<end>": 0} | {letter: place for place, letter in enumerate(letters, 1)} | (entries or {})
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<end>", *(entries or {})])
+    return tokenizer
+
+
+def built_with(tokenizer: Tokenizer, folder: Path, texts: list[str] | None = None) -> DataManifest:
+    """Manifest of a corpus in <folder>/out, all of whose documents are kept, made with a tokenizer.json."""
+    folder.mkdir(exist_ok=True)
+    tokenizer.save(str(folder / "given.json"))
+    write_dclm(folder / "in" / "0.parquet", texts or [document(i) for i in range(60)])
+    changes = {
+        "filters": {},
+        "tokenizer": {"kind": "file", "path": str(folder / "given.json"), "eos_token": "<end>"},
+    }
+    source = {"kind": "parquet", "path": str(folder / "in")}
+    manifest = build(write_corpus(folder, base_config([source], tasks=1, **changes)), folder / "out")
+    assert manifest is not None
+    return manifest
+
+
+def test_truncation_and_padding_of_a_file_are_switched_off(tmp_path: Path) -> None:
+    good = built_with(byte_tokenizer(), tmp_path / "good")
+    # One token a byte and one that closes the document: nothing is missing and nothing is added.
+    assert good.train.tokens == good.train.text_bytes + good.train.documents
+    limited = byte_tokenizer()
+    limited.enable_truncation(64)
+    limited.enable_padding(length=4096)
+    manifest = built_with(limited, tmp_path / "limited")
+    assert (manifest.train.tokens, manifest.identity) == (good.train.tokens, good.identity)
+    assert manifest.warnings == (
+        "tokenizer: it cut every text at 64 tokens; truncation is switched off",
+        "tokenizer: it filled texts up to one length; padding is switched off",
+    )
+    assert not good.warnings
+    written = Tokenizer.from_file(str(tmp_path / "limited" / "out" / manifest.tokenizer.path))
+    assert written.truncation is None and written.padding is None
+
+
+@pytest.mark.parametrize(("last", "dtype"), [(300, "uint16"), (65_535, "uint16"), (70_000, "uint32")])
+def test_ids_may_have_gaps(tmp_path: Path, last: int, dtype: str) -> None:
+    manifest = built_with(byte_tokenizer({"<far>": last}), tmp_path)
+    assert (manifest.tokenizer.vocab_size, manifest.dtype) == (last + 1, dtype)
+    assert manifest.train.tokens == manifest.train.text_bytes + manifest.train.documents
+    tokenizer = Tokenizer.from_file(str(tmp_path / "out" / manifest.tokenizer.path))
+    found = [
+        tokenizer.decode(ids[:-1].tolist()) for ids in iterate_documents(tmp_path / "out" / "manifest.json")
+    ]
+    assert found and set(found) <= {document(i) for i in range(60)}
+
+
+def test_an_added_token_that_the_library_would_number_anew_is_refused(tmp_path: Path) -> None:
+    content = json.loads(byte_tokenizer({"<far>": 257}).to_str())
+    content["added_tokens"][1]["id"] = 300
+    del content["model"]["vocab"]["<far>"]
+    path = tmp_path / "given.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"given.json: added_tokens: '<far>' has id 300, .* gives it 257"):
+        existing_tokenizer(FileTokenizer(kind="file", path=str(path), eos_token="<end>"))
+
+
+def test_what_does_not_survive_the_round_trip_is_said(tmp_path: Path) -> None:
+    texts = [document(i) for i in range(60)]
+    texts[::3] = [f"{text} Ångström" for text in texts[::3]]
+    kept = built_with(byte_tokenizer(), tmp_path / "bytes", texts).tokenizer.round_trip
+    assert kept is not None
+    assert (kept.changed, kept.example) == (0, None)
+    composed = byte_tokenizer()
+    composed.normalizer = normalizers.NFKD()
+    manifest = built_with(composed, tmp_path / "normal", texts)
+    trip = manifest.tokenizer.round_trip
+    assert trip is not None
+    assert trip.documents == kept.documents == manifest.train.documents
+    expected = sum("Ångström" in text for text in held_in(tmp_path / "normal", texts))
+    assert (trip.changed, 10 < trip.changed < 21) == (expected, True)
+    assert trip.example is not None and "Ångström" in trip.example and "A\u030angstro\u0308m" in trip.example
+
+
+def held_in(folder: Path, texts: list[str]) -> list[str]:
+    """Those of the texts that are in the training split."""
+    train = set(texts_of(folder / "out", "train"))
+    return [text for text in texts if text in train]

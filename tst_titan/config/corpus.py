@@ -4,6 +4,7 @@ A corpus is one YAML file of configs/corpora. tst_titan/data/settings.py cuts it
 """
 
 import inspect
+import re
 from functools import cache, reduce
 from operator import or_
 from pathlib import Path
@@ -46,6 +47,16 @@ def _is_unset(value: Any) -> bool:
     return not value
 
 
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(
+            f"not a regular expression: {error}; a literal `(` or `[` is written `\\(`, `\\[`"
+        ) from None
+    return pattern
+
+
 # --- sources ---
 
 
@@ -81,7 +92,7 @@ class InstalledPackages(SourceConfig):
         min_length=1,
         description="What is taken; sources come without docstrings.",
     )
-    exclude: tuple[str, ...] = Field(
+    exclude: tuple[Annotated[str, AfterValidator(_compiles)], ...] = Field(
         default=(),
         description="Regular expressions of further inner paths that are left out, besides tests, vendored "
         "copies, version files, licences and build records.",
@@ -107,6 +118,19 @@ class FileSource(SourceConfig):
         description="Further columns or keys for filters that look at them, such as `url` for URLFilter.",
         exclude_if=_is_unset,
     )
+
+
+class UnreadableRecords(Strict):
+    """Records of files that cannot be read. What is read is the same for every share."""
+
+    max_fraction: Share = Field(
+        default=0, description="Share of each source's records that may be unreadable; more end the step."
+    )
+
+
+def is_default(value: Any) -> bool:
+    """For a model that came later, as `_is_unset` is for one of its keys."""
+    return bool(value == type(value)())
 
 
 Source = Annotated[InstalledPackages | FileSource, Field(discriminator="kind")]
@@ -456,6 +480,9 @@ class CorpusConfig(Strict):
 
     name: str = Field(pattern=r"^[\w.-]+$", description="The file's name without its ending.")
     sources: tuple[Source, ...] = Field(min_length=1, description="Where documents come from.")
+    unreadable: UnreadableRecords = Field(
+        default=UnreadableRecords(), description="Records that cannot be read."
+    )
     filters: FilterConfig = Field(
         default=Filters(),
         description="What is dropped: the mapping below, or a list of filters in their order, with any of datatrove's: "

@@ -12,9 +12,10 @@ from tst_titan.data.deduplicate import EXACT, LINES_TO_BUFFER
 from tst_titan.data.documents import Tally, by_prefix, document_writer
 from tst_titan.data.filters import make_filters
 from tst_titan.data.pipelines import Part
+from tst_titan.data.readers import make_reader
 from tst_titan.data.settings import FilterSettings
-from tst_titan.data.sources import check_source, list_local, make_reader
-from tst_titan.data.step import Step
+from tst_titan.data.sources import account_of, check_readable, check_source, list_local
+from tst_titan.data.step import Done, Step
 from tst_titan.errors import UserError
 
 # One task compares the exact hashes of this many tasks' documents.
@@ -39,6 +40,7 @@ class Filter(Step[FilterSettings]):
     def finish(self, workers: int) -> dict[str, Any]:
         self.pipeline("exact", _finders(self.settings.tasks), partial(build_exact, self.folder), workers)
         found = self._counts()
+        check_readable(found["sources"], self.settings.unreadable.max_fraction)
         for source in self.settings.sources:
             if not found["read_by_source"].get(source.label):
                 raise UserError(f"source {source.label}: no document was read; see {self.logs}/filter/logs")
@@ -48,14 +50,28 @@ class Filter(Step[FilterSettings]):
             )
         return found
 
+    def publish(self, done: Done) -> Done:
+        # What is allowed may have changed since the step was finished; nothing has to be read again for it.
+        check_readable(done.counts["sources"], self.settings.unreadable.max_fraction)
+        return super().publish(done.model_copy(update={"settings": self.settings.plain()}))
+
     def _counts(self) -> dict[str, Any]:
-        totals = self.counted("filter", self.settings.tasks)[len(self.settings.sources) :]
+        sources = self.settings.sources
+        totals = self.counted("filter", self.settings.tasks)
+        readers, totals = totals[: len(sources)], totals[len(sources) :]
         filters = make_filters(self.settings.filters)
         read, kept = totals[0], totals[1 + len(filters)]
+        by_source = by_prefix(read, "documents/")
         return {
             "read": int(read["documents"]),
             "read_bytes": int(read["bytes"]),
-            "read_by_source": by_prefix(read, "documents/"),
+            "read_by_source": by_source,
+            "sources": {
+                source.label: account_of(
+                    source, counted, by_source.get(source.label, 0), self.folder / "unreadable"
+                )
+                for source, counted in zip(sources, readers, strict=True)
+            },
             "dropped": {name: _reasons(total) for name, total in zip(filters, totals[1:], strict=False)},
             "kept": int(kept["documents"]),
         }
@@ -63,13 +79,22 @@ class Filter(Step[FilterSettings]):
     @staticmethod
     def summary(counts: dict[str, Any]) -> str:
         dropped = ", ".join(f"{sum(v.values()):,} by {k}" for k, v in counts["dropped"].items())
-        return f"{counts['read']:,} documents read, {dropped or 'none'} dropped, {counts['kept']:,} kept"
+        line = f"{counts['read']:,} documents read, {dropped or 'none'} dropped, {counts['kept']:,} kept"
+        for name, account in counts["sources"].items():
+            left = {"records without text": account["without_text"]}
+            left |= {
+                f"records unreadable ({reason})": number for reason, number in account["unreadable"].items()
+            }
+            left |= {f"files not read ({kind})": number for kind, number in account["not_read"].items()}
+            said = ", ".join(f"{number:,} {what}" for what, number in left.items() if number)
+            line += f"; {name}: {said}" if said else ""
+        return line
 
 
 def build_filter(settings: FilterSettings, folder: Path) -> list[PipelineStep]:
     """Read, count, filter, count, write; hashes of the kept texts are written beside them."""
     return [
-        *map(make_reader, settings.sources),
+        *(make_reader(source, folder / "unreadable") for source in settings.sources),
         Tally(),
         *make_filters(settings.filters, folder / "dropped").values(),
         Tally(),

@@ -43,6 +43,14 @@ class SplitManifest(_Part):
     shards: tuple[Shard, ...] = Field(description="The shards; in this order they are the stream.")
 
 
+class RoundTrip(_Part):
+    """A sample of training documents, encoded and decoded again."""
+
+    documents: int = Field(ge=0, description="Documents tried.")
+    changed: int = Field(ge=0, description="Those that were not the same afterwards.")
+    example: str | None = Field(description="A place where one changed.")
+
+
 class TokenizerManifest(_Part):
     """The tokenizer that wrote the shards."""
 
@@ -52,6 +60,25 @@ class TokenizerManifest(_Part):
     vocab_size: int = Field(gt=0, description="Ids are below this number.")
     eos_token: str = Field(description="The token that closes each document.")
     eos_id: int = Field(ge=0, description="Its id.")
+    round_trip: RoundTrip | None = Field(
+        default=None, description="Whether texts survive it; null in manifests of earlier versions."
+    )
+
+
+class SourceAccount(_Part):
+    """What was found in a source: `records` are `documents`, those `without_text` and the `unreadable` ones."""
+
+    files: int = Field(ge=0, description="Files opened.")
+    file_bytes: int = Field(ge=0, description="Their bytes as they lie there, compressed or not.")
+    records: int = Field(
+        ge=0, description="Lines of JSON that are not blank, rows, or a package's documents."
+    )
+    documents: int = Field(ge=0, description="Documents read.")
+    without_text: int = Field(ge=0, description="Records whose text is null or empty.")
+    unreadable: dict[str, int] = Field(description="Records that cannot be read, by reason.")
+    examples: tuple[str, ...] = Field(description="The first of them: file, line or row, reason, beginning.")
+    files_without_text: int = Field(ge=0, description="Files of packages that gave no document.")
+    not_read: dict[str, int] = Field(description="Files below the path that were not read, by ending.")
 
 
 class Documents(_Part):
@@ -60,6 +87,9 @@ class Documents(_Part):
     read: int = Field(ge=0, description="Documents read from all sources.")
     read_bytes: int = Field(ge=0, description="UTF-8 bytes of their text.")
     read_by_source: dict[str, int] = Field(description="Documents read, per source.")
+    sources: dict[str, SourceAccount] = Field(
+        default={}, description="What was found in each source; empty in manifests of earlier versions."
+    )
     dropped: dict[str, dict[str, int]] = Field(description="Documents dropped, per filter and reason.")
     duplicates: dict[str, int] = Field(description="Documents removed as duplicates: exact, near.")
     kept: int = Field(ge=0, description="Documents left: train and heldout together.")

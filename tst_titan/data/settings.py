@@ -25,6 +25,8 @@ from tst_titan.config.corpus import (
     Source,
     Tokens,
     TrainTokenizer,
+    UnreadableRecords,
+    is_default,
 )
 from tst_titan.config.load import load
 from tst_titan.config.strict import Strict
@@ -70,6 +72,10 @@ class StepSettings(Strict):
         """The settings as they are written and hashed."""
         return self.model_dump(mode="json")
 
+    def determining(self) -> dict[str, Any]:
+        """The settings that what the step writes depends on; they name its folder."""
+        return self.plain()
+
 
 class FilterSettings(StepSettings):
     """Read the sources and drop what the filters drop."""
@@ -79,6 +85,10 @@ class FilterSettings(StepSettings):
     versions: dict[str, str] = Field(description="Pinned version of every package that is read.")
     filters: FilterConfig
     tasks: int
+    unreadable: UnreadableRecords = Field(default=UnreadableRecords(), exclude_if=is_default)
+
+    def determining(self) -> dict[str, Any]:
+        return {key: value for key, value in self.plain().items() if key != "unreadable"}
 
     @classmethod
     def of(cls, corpus: CorpusConfig, root: Path) -> Self:
@@ -90,7 +100,13 @@ class FilterSettings(StepSettings):
                 source = source.model_copy(update={"packages": tuple(pinned)})
                 versions |= pinned
             sources.append(source)
-        return cls(sources=tuple(sources), versions=versions, filters=corpus.filters, tasks=corpus.tasks)
+        return cls(
+            sources=tuple(sources),
+            versions=versions,
+            filters=corpus.filters,
+            tasks=corpus.tasks,
+            unreadable=corpus.unreadable,
+        )
 
 
 class DeduplicateSettings(StepSettings):
@@ -167,8 +183,16 @@ def render(corpus: CorpusConfig, folder: Path | str, root: Path | str = ".") -> 
         root: the folder that relative paths of the config start from.
 
     Raises:
-        UserError: the pins or the tokenizer file are missing.
+        UserError: the pins, the tokenizer file, or the folder of a source are missing.
     """
+    if not (Path(folder) / "manifest.json").is_file():  # a finished corpus does not need its sources
+        for source in corpus.sources:
+            path = getattr(source, "path", "://")
+            if "://" not in path and not Path(path).is_dir():
+                raise UserError(
+                    f"corpus {corpus.name}: source {source.label}: path: found {path!r}; there is no such folder "
+                    f"(relative paths start from {Path.cwd()})"
+                )
     for kind in SETTINGS.values():
         header = f"# Settings of the step {kind.step} of corpus {corpus.name}, written by the pipeline.\n"
         text = yaml.safe_dump(kind.of(corpus, Path(root)).plain(), sort_keys=True)

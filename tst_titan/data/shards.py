@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -54,6 +55,11 @@ class ShardFile:
             return np.empty(0, self.dtype)
         # A plain ndarray view: slicing an np.memmap costs several microseconds more than slicing an array.
         return np.memmap(self.path, dtype=self.dtype, mode="r").view(np.ndarray)
+
+
+def id_dtype(vocab_size: int) -> Literal["uint16", "uint32"]:
+    """Name of the type that ids below `vocab_size` are stored in."""
+    return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
 
 def storage_dtype(name: str) -> np.dtype:

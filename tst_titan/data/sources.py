@@ -1,94 +1,37 @@
-"""datatrove readers of a corpus's sources, and checks that they can be read before anything long starts."""
+"""What a corpus's sources hold: checked before anything long starts, and accounted for when they are read."""
 
-import json
-from collections.abc import Iterator
+import math
+from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from datatrove.data import Document
 from datatrove.io import DataFolder, get_datafolder
-from datatrove.pipeline.readers import JsonlReader, ParquetReader
-from datatrove.pipeline.readers.base import BaseReader
+from datatrove.pipeline.readers import JsonlReader
+from fsspec.utils import compressions
 
 from tst_titan.config.corpus import FileSource, InstalledPackages
-from tst_titan.data.packages import check_installed, documents_of, package_files
+from tst_titan.data.documents import by_prefix
+from tst_titan.data.packages import check_installed
+from tst_titan.data.readers import (
+    DEFAULT_GLOB,
+    EXAMPLES,
+    FILE_BYTES,
+    FILES,
+    FILES_WITHOUT_TEXT,
+    RECORDS,
+    UNREADABLE,
+    WITHOUT_TEXT,
+    UnreadableError,
+    open_lines,
+    parse_line,
+)
 from tst_titan.errors import UserError
 
-DEFAULT_GLOB = {"parquet": "**/*.parquet", "jsonl": "**/*.json*"}
-
-
-class PackagesReader(BaseReader):
-    """Documents of installed packages; task `rank` of `world_size` takes every `world_size`-th file."""
-
-    name = "📦 Installed packages"
-
-    def __init__(self, source: InstalledPackages, packages: list[str], **options: Any):
-        super().__init__(**options)
-        self.source = source
-        self.packages = packages
-
-    def run(
-        self, data: Iterator[Document] | None = None, rank: int = 0, world_size: int = 1
-    ) -> Iterator[Document]:
-        if data:
-            yield from data
-        files = [file for name in self.packages for file in package_files(name, self.source.exclude)]
-        taken = 0
-        for inner, path in files[rank::world_size]:
-            for identifier, text in documents_of(inner, path, self.source.parts, self.source.target_chars):
-                if taken == self.limit:
-                    return
-                taken += 1
-                document = self.get_document_from_dict({"text": text, "id": identifier}, inner, identifier)
-                if document:
-                    self.update_doc_stats(document)
-                    yield document
-
-
-class TextParquetReader(ParquetReader):
-    """Reads the text and what filters look at: web corpora carry columns many times as costly to decode as to skip."""
-
-    def read_file(self, filepath: str) -> Iterator[Document]:
-        with self.data_folder.open(filepath, "rb") as file, pq.ParquetFile(file) as parquet:
-            row = 0
-            for batch in parquet.iter_batches(
-                batch_size=self.batch_size, columns=[self.text_key, *self.kept]
-            ):
-                for fields in batch.to_pylist():
-                    document = self.get_document_from_dict(fields, filepath, row)
-                    row += 1
-                    if document:
-                        yield document
-
-
-def text_alone(reader: Any, data: dict[str, Any], path: str, id_in_file: int | str) -> dict[str, Any]:
-    """Adapter: text, what filters look at, and an id that does not depend on where the corpus lies."""
-    text, kept = data.get(reader.text_key), {key: data.get(key) for key in reader.kept}
-    return {"text": text if isinstance(text, str) else "", "id": f"{path}/{id_in_file}", "metadata": kept}
-
-
-def make_reader(source: InstalledPackages | FileSource) -> BaseReader:
-    """The reader of one source; its documents carry its name as metadata `source`.
-
-    Readers of several sources follow each other in a pipeline: each passes on what came before it.
-    """
-    options: dict[str, Any] = {
-        "limit": source.limit_per_task or -1,
-        "default_metadata": {"source": source.label},
-    }
-    if isinstance(source, InstalledPackages):
-        return PackagesReader(source, sorted(source.packages), **options)
-    options |= {
-        "glob_pattern": source.glob or DEFAULT_GLOB[source.kind],
-        "text_key": source.text_key,
-        "adapter": text_alone,
-    }
-    kind = TextParquetReader if source.kind == "parquet" else JsonlReader
-    reader = kind(source.path, **options)
-    reader.kept = source.metadata
-    reader.add_file_path = False  # it would make the documents depend on where the corpus lies
-    return reader
+# Enough to know the keys, few enough to be read from a remote file in a moment.
+_FIRST_LINES = 100
+_KINDS_OF_FILES = 10
 
 
 def check_source(source: InstalledPackages | FileSource, tasks: int, versions: dict[str, str]) -> list[str]:
@@ -130,19 +73,127 @@ def list_local(source: InstalledPackages | FileSource) -> list[tuple[str, int, i
     """Name, bytes and time of change (ns) of a source's files if they are local; none for other sources."""
     if isinstance(source, InstalledPackages) or "://" in source.path or not Path(source.path).is_dir():
         return []
-    folder = get_datafolder(source.path)
-    names = folder.list_files(glob_pattern=source.glob or DEFAULT_GLOB[source.kind])
-    states = [(Path(source.path) / name).stat() for name in names]
-    return [(name, state.st_size, state.st_mtime_ns) for name, state in zip(names, states, strict=True)]
+    names = get_datafolder(source.path).list_files(glob_pattern=source.glob or DEFAULT_GLOB[source.kind])
+    return [(name, *_state(Path(source.path) / name)) for name in names]
+
+
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        state = path.stat()
+    except OSError:  # a link to nowhere: the reader says so
+        return -1, -1
+    return state.st_size, state.st_mtime_ns
 
 
 def _first_keys(folder: DataFolder, path: str, kind: str) -> list[str] | None:
+    """Columns of a parquet file, or the keys on the first lines of JSON; None if it has no line.
+
+    Raises:
+        UserError: none of the lines is a JSON object.
+    """
     if kind == "parquet":
         with folder.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
             return list(parquet.schema_arrow.names)
-    with folder.open(path, "r", compression="infer") as file:
-        line = file.readline()
-    try:
-        return list(json.loads(line)) if line.strip() else None
-    except ValueError:
-        raise UserError(f"{path}: the first line is not a JSON object: {line[:80]!r}") from None
+    keys: dict[str, None] = {}
+    refused: UnreadableError | None = None
+    with open_lines(folder, path) as file:
+        for line in islice(file, _FIRST_LINES):
+            try:
+                keys |= dict.fromkeys([] if line.isspace() else parse_line(line))
+            except UnreadableError as error:
+                refused = refused or error
+    if keys or not refused:
+        return list(keys) or None
+    array = refused.shown.startswith("[")
+    hint = "; one array of all documents is not JSON lines: `jq -c '.[]'` makes them of it" if array else ""
+    raise UserError(f"{path}: the first line is not a JSON object: {refused.shown!r}{hint}")
+
+
+def not_read(source: FileSource, files_read: int) -> dict[str, int]:
+    """Files below the source's path that were not read, by the ending, or by what they are.
+
+    Args:
+        source: the source.
+        files_read: how many were.
+    """
+    folder = get_datafolder(source.path)
+    asked_for = set(folder.list_files(glob_pattern=source.glob or DEFAULT_GLOB[source.kind]))
+    found = Counter(_kind_of_file(source.path, name) for name in set(folder.list_files()) - asked_for)
+    kinds = dict(found.most_common(_KINDS_OF_FILES))
+    if others := found.total() - sum(kinds.values()):
+        kinds["other endings"] = others
+    if len(asked_for) > files_read:
+        kinds["after limit_per_task"] = len(asked_for) - files_read
+    return kinds
+
+
+def _kind_of_file(path: str, name: str) -> str:
+    if "://" not in path and (Path(path) / name).is_dir():
+        return "linked folder"
+    endings = Path(name).suffixes
+    return "".join(endings[-2 if endings[-1][1:] in compressions else -1 :]) if endings else "no ending"
+
+
+def account_of(
+    source: InstalledPackages | FileSource, counted: Counter[str], documents: int, unreadable: Path
+) -> dict[str, Any]:
+    """What was found in a source, as `SourceAccount` of the manifest has it.
+
+    Args:
+        source: the source.
+        counted: what its reader counted.
+        documents: what came out of it, counted behind the reader.
+        unreadable: folder of the sample of the records that could not be read.
+
+    Raises:
+        RuntimeError: something is neither read nor counted as left out, which is a bug.
+    """
+    reasons = by_prefix(counted, UNREADABLE)
+    files, records, without = (int(counted[label]) for label in (FILES, RECORDS, WITHOUT_TEXT))
+    if records != documents + without + sum(reasons.values()):
+        raise RuntimeError(
+            f"source {source.label}: {records} records, but {documents} documents, {without} without text and "
+            f"{reasons} unreadable"
+        )
+    left = not_read(source, files) if isinstance(source, FileSource) else {}
+    if "after limit_per_task" in left and not source.limit_per_task:
+        raise RuntimeError(f"source {source.label}: {left['after limit_per_task']} files were not opened")
+    examples = [
+        f"{example.id}: {example.metadata['reason']}: {example.text}"
+        for example in JsonlReader(str(unreadable / source.label))(None)
+    ] if reasons else []  # fmt: skip
+    return {
+        "files": files,
+        "file_bytes": int(counted[FILE_BYTES]),
+        "records": records,
+        "documents": documents,
+        "without_text": without,
+        "unreadable": reasons,
+        "examples": examples[:EXAMPLES],
+        "files_without_text": int(counted[FILES_WITHOUT_TEXT]),
+        "not_read": left,
+    }
+
+
+def check_readable(accounts: dict[str, dict[str, Any]], max_fraction: float) -> None:
+    """Compare the records that could not be read with the share that the corpus allows.
+
+    Raises:
+        UserError: a source has more; with the reasons and the first few.
+    """
+    for name, account in accounts.items():
+        bad, records = sum(account["unreadable"].values()), account["records"]
+        if bad > max_fraction * records:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in account["unreadable"].items())
+            examples = "".join(f"\n  {example}" for example in account["examples"])
+            raise UserError(
+                f"source {name}: {bad:,} of {records:,} records cannot be read ({reasons}); the first:{examples}\n"
+                f"Mend them, or allow a share: unreadable: {{max_fraction: {_rounded_up(bad / records)}}} "
+                f"(now {max_fraction:g})"
+            )
+
+
+def _rounded_up(share: float) -> str:
+    """A share with two digits, not below it, as YAML reads a number."""
+    digits = 1 - math.floor(math.log10(share))
+    return f"{math.ceil(share * 10**digits) / 10**digits:.{digits}f}"

@@ -1,5 +1,7 @@
 """Step `split`: drop the listed duplicates and hold documents out by a seeded hash of their text."""
 
+import math
+from bisect import bisect_left
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,12 +13,14 @@ from datatrove.pipeline.dedup import MinhashDedupFilter
 
 from tst_titan.config.corpus import Heldout
 from tst_titan.data.deduplicate import drop_exact
-from tst_titan.data.documents import Tally, TaskReader, by_prefix, document_writer, text_fraction
+from tst_titan.data.documents import Tally, TaskReader, by_prefix, document_writer, read_texts, text_fraction
 from tst_titan.data.manifest import SPLITS
 from tst_titan.data.pipelines import Part
 from tst_titan.data.settings import SplitSettings
 from tst_titan.data.step import Step, load_done
 from tst_titan.errors import UserError
+
+_LARGEST_FRACTION = 0.5  # what the config allows
 
 
 class Split(Step[SplitSettings]):
@@ -41,15 +45,36 @@ class Split(Step[SplitSettings]):
         }
         for split, numbers in found.items():
             if not numbers["documents"]:
+                config = self.settings.heldout
+                places = sorted(
+                    text_fraction(text, _salt(config))
+                    for name in SPLITS
+                    for text in read_texts(self.folder / name)
+                )
                 raise UserError(
-                    f"heldout.fraction: {self.settings.heldout.fraction} leaves no {split} document of "
-                    f"{int(total['documents']):,}"
+                    f"heldout.fraction: {config.fraction} leaves no {split} document of {len(places):,}; "
+                    f"{_fraction_that_would_do(places)}"
                 )
         return found
 
     @staticmethod
     def summary(counts: dict[str, Any]) -> str:
         return ", ".join(f"{sum(v['documents'].values()):,} documents for {k}" for k, v in counts.items())
+
+
+def _salt(config: Heldout) -> str:
+    return f"heldout-{config.seed}"
+
+
+def _fraction_that_would_do(places: list[float]) -> str:
+    """A fraction with documents on both sides, for the sorted places of all documents in [0, 1)."""
+    for held in range(max(1, len(places) // 100), len(places)):
+        fraction = math.ceil(places[held - 1] * 1000 + 1) / 1000
+        if fraction >= _LARGEST_FRACTION:
+            break
+        if (held_out := bisect_left(places, fraction)) < len(places):
+            return f"{fraction} would hold out {held_out:,}"
+    return "give it more documents, or another heldout.seed"
 
 
 class AssignSplit(PipelineStep):
@@ -65,7 +90,7 @@ class AssignSplit(PipelineStep):
     def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Assign and pass on."""
         for document in data:
-            held = text_fraction(document.text, f"heldout-{self.config.seed}") < self.config.fraction
+            held = text_fraction(document.text, _salt(self.config)) < self.config.fraction
             split = "heldout" if held else "train"
             source = document.metadata["source"]
             document.metadata = {"source": source, "split": split, "group": f"{split}/{source}"}

@@ -69,7 +69,7 @@ class Step(ABC, Generic[Settings]):
                 "version": PIPELINE_VERSION,
                 "datatrove": metadata.version("datatrove"),
                 "step": self.kind.step,
-                "settings": self.settings.plain(),
+                "settings": self.settings.determining(),
                 "previous": load_done(self.root, self.kind.after).folder if self.kind.after else None,
                 "inputs": self.inputs(),
             }

@@ -3,10 +3,13 @@
 Whatever the source, the result is one tokenizer.json of the `tokenizers` library.
 """
 
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from tst_titan.config.corpus import (
     Qwen3Tokenizer,
     TrainTokenizer,
 )
-from tst_titan.data.documents import read_texts, text_fraction
+from tst_titan.data.documents import TaskReader, read_texts, text_fraction
 from tst_titan.data.pipelines import Part
 from tst_titan.data.settings import TokenizerSettings
 from tst_titan.data.shards import sha256_of
@@ -31,10 +34,16 @@ from tst_titan.files import write_atomically
 TOKENIZER_FILE = "tokenizer.json"
 # Qwen-3 has the special tokens of its successor up to this one, in the same order.
 _LAST_QWEN3_TOKEN = "</think>"
+# The round trip, in seconds: the beginnings of so many documents of each source, found in a few tasks' files.
+_SAMPLE_OF_SOURCE = 200
+_SAMPLE_FILES = 16
+_SAMPLE_LOOKED_AT = 20_000
+_SAMPLE_CHARS = 10_000
+_SHOWN_CHARS = 40
 
 
 class MakeTokenizer(Step[TokenizerSettings]):
-    """<step folder>/tokenizer.json, checked for its EOS token."""
+    """<step folder>/tokenizer.json, checked before the corpus is tokenised: what it loses would be lost everywhere."""
 
     kind = TokenizerSettings
 
@@ -58,6 +67,7 @@ class MakeTokenizer(Step[TokenizerSettings]):
                 )
         else:
             tokenizer = existing_tokenizer(config)
+        self.warnings += switch_off_limits(tokenizer)
         eos_id = tokenizer.token_to_id(config.eos_token)
         if eos_id is None:
             raise UserError(
@@ -68,14 +78,75 @@ class MakeTokenizer(Step[TokenizerSettings]):
         return {
             "sha256": sha256_of(path),
             "source": describe(config),
-            "vocab_size": tokenizer.get_vocab_size(),
+            "vocab_size": number_of_ids(tokenizer),
             "eos_token": config.eos_token,
             "eos_id": eos_id,
+            "round_trip": round_trip(tokenizer, sample_texts(self.folder_of("split") / "train")),
         }
 
     @staticmethod
     def summary(counts: dict[str, Any]) -> str:
-        return f"{counts['source']}: {counts['vocab_size']:,} tokens"
+        found = counts["round_trip"]
+        changed = (
+            f"; of {found['documents']:,} documents tried, {found['changed']:,} are not the same once decoded"
+        )
+        return f"{counts['source']}: {counts['vocab_size']:,} tokens" + (
+            f"{changed}: {found['example']}" if found["changed"] else ""
+        )
+
+
+def switch_off_limits(tokenizer: Tokenizer) -> list[str]:
+    """Switch truncation and padding off, which people's files often have on; returns a line for each that was."""
+    lines = []
+    if tokenizer.truncation:
+        limit = tokenizer.truncation["max_length"]
+        lines.append(f"tokenizer: it cut every text at {limit:,} tokens; truncation is switched off")
+        tokenizer.no_truncation()
+    if tokenizer.padding:
+        lines.append("tokenizer: it filled texts up to one length; padding is switched off")
+        tokenizer.no_padding()
+    return lines
+
+
+def number_of_ids(tokenizer: Tokenizer) -> int:
+    """The largest id + 1: ids need not be consecutive, so it can be more than the number of entries."""
+    return 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
+
+
+def sample_texts(folder: Path) -> Iterator[str]:
+    """Some documents of every source, as far as they are among the first of a few files of `folder`."""
+    files = sorted(path.name for path in folder.glob("*.jsonl.zst"))
+    files = files[:: -(-len(files) // _SAMPLE_FILES)] if files else []
+    reader, taken = TaskReader(folder), Counter[str]()
+    for name in files:
+        for document in islice(reader.read_file(name), _SAMPLE_LOOKED_AT // len(files)):
+            source = document.metadata["source"]
+            if taken[source] < _SAMPLE_OF_SOURCE:
+                taken[source] += 1
+                yield document.text[:_SAMPLE_CHARS]
+
+
+def round_trip(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, Any]:
+    """How many texts are not the same after decode(encode(text)), and one place where.
+
+    Texts are encoded as the step `tokens` does it, without the end-of-text token.
+
+    Returns:
+        documents tried, how many of them changed, and an example or None.
+    """
+    plain = Tokenizer.from_str(tokenizer.to_str())
+    plain.encode_special_tokens = True
+    tried, changed, example = 0, 0, None
+    for text in texts:
+        tried += 1
+        again = plain.decode(plain.encode(text, add_special_tokens=False).ids, skip_special_tokens=False)
+        if again != text:
+            changed += 1
+            same = next((i for i, (a, b) in enumerate(zip(text, again, strict=False)) if a != b), len(again))
+            at = max(0, same - _SHOWN_CHARS // 2)
+            shown = (each[at : at + _SHOWN_CHARS] for each in (text, again))
+            example = example or "{!r} becomes {!r}".format(*shown)
+    return {"documents": tried, "changed": changed, "example": example}
 
 
 def describe(config: Any) -> str:
@@ -109,11 +180,19 @@ def existing_tokenizer(config: FileTokenizer | HubTokenizer | Llama3Tokenizer | 
     """
     if isinstance(config, FileTokenizer):
         try:
-            return Tokenizer.from_file(config.path)
+            tokenizer = Tokenizer.from_file(config.path)
         except Exception as error:  # the library raises plain Exception
             raise UserError(
                 f"tokenizer.path: {config.path} is not a tokenizer.json of the tokenizers library: {error}"
             ) from None
+        for added in json.loads(Path(config.path).read_text(encoding="utf-8")).get("added_tokens", ()):
+            # The library numbers added tokens itself where they leave a gap, and says so to nobody.
+            if (taken := tokenizer.token_to_id(added["content"])) != added["id"]:
+                raise UserError(
+                    f"tokenizer.path: {config.path}: added_tokens: {added['content']!r} has id {added['id']}, but the "
+                    f"tokenizers library gives it {taken}; add it to the model's vocab with its id, or close the gap"
+                )
+        return tokenizer
     if isinstance(config, HubTokenizer):
         try:
             return Tokenizer.from_pretrained(config.name, revision=config.revision)

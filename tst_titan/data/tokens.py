@@ -16,8 +16,9 @@ from tst_titan.data.documents import Tally, TaskReader, by_prefix, text_fraction
 from tst_titan.data.manifest import SPLITS
 from tst_titan.data.pipelines import Part
 from tst_titan.data.settings import TokensSettings
+from tst_titan.data.shards import id_dtype, storage_dtype
 from tst_titan.data.step import Step, load_done
-from tst_titan.data.tokenizer import TOKENIZER_FILE
+from tst_titan.data.tokenizer import TOKENIZER_FILE, number_of_ids
 
 
 class MakeTokens(Step[TokensSettings]):
@@ -84,6 +85,11 @@ class PlainTextTokenizer(DocumentTokenizer):
         tokenizer = super().tokenizer
         tokenizer.encode_special_tokens = True
         return tokenizer
+
+    @cached_property
+    def token_size(self) -> int:
+        """Bytes of an id: by the largest one, where datatrove looks at the number of entries."""
+        return storage_dtype(id_dtype(number_of_ids(self.tokenizer))).itemsize
 
 
 class Mixture(BaseFilter):

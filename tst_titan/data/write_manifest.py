@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from datatrove.io import get_datafolder
@@ -21,7 +21,7 @@ from tst_titan.data.manifest import (
     training_identity,
 )
 from tst_titan.data.settings import SETTINGS, digest
-from tst_titan.data.shards import ShardFile, check_index, sha256_of, storage_dtype
+from tst_titan.data.shards import ShardFile, check_index, id_dtype, sha256_of, storage_dtype
 from tst_titan.data.step import Done, load_done
 from tst_titan.data.tokenizer import TOKENIZER_FILE
 from tst_titan.files import write_atomically
@@ -29,7 +29,6 @@ from tst_titan.files import write_atomically
 MANIFEST_FILE = "manifest.json"
 _BLOCK_TOKENS = 1 << 24
 _PACKAGES = ("datatrove", "tokenizers", "numpy", "zstandard", "tst-titan")
-_UINT16_IDS = 1 << 16
 
 
 def write_manifest(folder: Path | str, workers: int) -> DataManifest:
@@ -46,7 +45,7 @@ def write_manifest(folder: Path | str, workers: int) -> DataManifest:
     steps = {step: load_done(root, step) for step in SETTINGS}
     tokenizer = steps["tokenizer"]
     vocab_size, eos_id = tokenizer.counts["vocab_size"], tokenizer.counts["eos_id"]
-    dtype: Literal["uint16", "uint32"] = "uint16" if vocab_size <= _UINT16_IDS else "uint32"
+    dtype = id_dtype(vocab_size)
     tokenizer_path = root / tokenizer.folder / TOKENIZER_FILE
     splits, warnings = {}, [text for step in steps.values() for text in step.warnings]
     for name in SPLITS:
@@ -70,7 +69,8 @@ def write_manifest(folder: Path | str, workers: int) -> DataManifest:
             path=tokenizer_path.relative_to(root).as_posix(),
             vocab_size=vocab_size,
             eos_id=eos_id,
-            **{key: tokenizer.counts[key] for key in ("sha256", "source", "eos_token")},
+            # A step that an earlier version finished has no round trip.
+            **{k: tokenizer.counts.get(k) for k in ("sha256", "source", "eos_token", "round_trip")},
         ),
         documents=_documents(steps),
         train=splits["train"],
@@ -166,11 +166,17 @@ def _documents(steps: dict[str, Done]) -> Documents:
     if tokens["mixture"]:
         names = tokens["mixture"]
         dropped["mixture"] = {n: sum(tokens[s]["thinned"].get(n, 0) for s in SPLITS) for n in names}
+    kept = sum(sum(tokens[s]["documents"].values()) for s in SPLITS)
+    left_out = sum(sum(reasons.values()) for reasons in dropped.values())
+    left_out += sum(steps["deduplicate"].counts.values())
+    if read["read"] != kept + left_out:
+        raise ValueError(f"{read['read']:,} documents were read, but {kept:,} kept and {left_out:,} left out")
     return Documents(
         read=read["read"],
         read_bytes=read["read_bytes"],
         read_by_source=read["read_by_source"],
+        sources=read.get("sources", {}),  # a step that an earlier version finished has none
         dropped=dropped,
         duplicates=steps["deduplicate"].counts,
-        kept=sum(sum(tokens[s]["documents"].values()) for s in SPLITS),
+        kept=kept,
     )

@@ -82,7 +82,7 @@ class Maker:
     def __init__(self, documents: list[np.ndarray], tokenizer: Any, settings: Settings):
         self.settings, self.tokenizer = settings, tokenizer
         self.generator = np.random.default_rng(settings.seed)
-        entries = range(tokenizer.get_vocab_size())
+        entries = range(1 + max(tokenizer.get_vocab().values()))  # ids may have gaps
         begins_word = np.array([tokenizer.decode([entry])[:1].isspace() for entry in entries])
         self.need = settings.context_tokens + settings.ending_tokens
         self.documents = [Document.of(ids, begins_word) for ids in documents if len(ids) >= self.need]

@@ -97,7 +97,12 @@ def data_section(path: Path) -> dict[str, Any]:
 def _flow(manifest: DataManifest) -> list[tuple[str, str, int]]:
     """What became of the documents: (what, detail, documents), in the order of the pipeline."""
     documents = manifest.documents
-    rows = [("read", source, count) for source, count in documents.read_by_source.items()]
+    rows = []
+    for source, account in documents.sources.items():
+        left = {"without text": account.without_text} | account.unreadable
+        rows += [("record not read", f"{source}: {why}", count) for why, count in left.items() if count]
+        rows += [("file not read", f"{source}: {kind}", count) for kind, count in account.not_read.items()]
+    rows += [("read", source, count) for source, count in documents.read_by_source.items()]
     for name, reasons in documents.dropped.items():
         rows += [(f"dropped by {name.replace('_', ' ')}", reason, count) for reason, count in reasons.items()]
     rows += [("removed as duplicate", kind, count) for kind, count in documents.duplicates.items()]
