@@ -63,7 +63,7 @@ def _run(
     from tst_titan.titan import cpu
 
     device = cpu.prepare()
-    _set_threads(folder)
+    set_threads(folder)
     torch.use_deterministic_algorithms(device == "cpu")
     from tst_titan.titan.job import Job
     from tst_titan.titan.manifest import write_stage_manifest
@@ -104,15 +104,14 @@ def _one_process_defaults() -> None:
     )
 
 
-def _set_threads(folder: StageFolder) -> None:
+def set_threads(folder: StageFolder) -> None:
     """CPU ranks share the cores; more threads than cores thrash."""
     import torch
 
-    threads = folder.runtime.cpu_threads
-    if not threads:
-        cores = len(os.sched_getaffinity(0))
-        threads = max(cores // folder.runtime.processes_per_node, 1)
-    torch.set_num_threads(threads)
+    runtime = folder.runtime.for_model(folder.stage.model.count_parameters().total)
+    cores = len(os.sched_getaffinity(0))
+    shared = min(cores, runtime.cpus_per_node or cores) // runtime.processes_per_node
+    torch.set_num_threads(runtime.cpu_threads or max(shared, 1))
 
 
 def _log_to_file(folder: StageFolder, rank: int) -> None:
