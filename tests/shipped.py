@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import subprocess
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +29,18 @@ def shipped_names(kind: str) -> list[str]:
     return sorted(path.stem for path in shipped() if path.parent == Path("configs", kind))
 
 
-def shipped_paths(kind: str) -> list[Path]:
-    """The shipped files of configs/<kind>, sorted."""
-    return [ROOT / "configs" / kind / f"{name}.yaml" for name in shipped_names(kind)]
+def copy_configs(folder: Path) -> None:
+    """Put the shipped files into ``folder/configs``."""
+    for path in shipped():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / path, folder / path)
+
+
+@cache
+def shipped_root() -> Path:
+    """A folder like the repository whose configs are the shipped ones; gone when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="shipped-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    copy_configs(folder)
+    (folder / "envs").symlink_to(ROOT / "envs")
+    return folder

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.shipped import shipped_root
 from tst_titan import cli
 
 REPOSITORY = Path(__file__).parents[2]
@@ -50,17 +51,8 @@ def checked(capsys, status: int) -> str:
     return capsys.readouterr().out
 
 
-def test_the_shipped_files_have_no_mistake(tmp_path, monkeypatch, capsys):
-    shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
-    shutil.copytree(REPOSITORY / "envs", tmp_path / "envs")
-    monkeypatch.chdir(tmp_path)
-    from tests.shipped import shipped
-
-    mine = [
-        path for path in (tmp_path / "configs").rglob("*.yaml") if path.relative_to(tmp_path) not in shipped()
-    ]
-    for path in mine:
-        path.unlink()
+def test_the_shipped_files_have_no_mistake(monkeypatch, capsys):
+    monkeypatch.chdir(shipped_root())
     out = checked(capsys, 0)
     assert "configs/experiments/figure_4.yaml" in out and "at cpu, gpu, paper, smoke" in out
 

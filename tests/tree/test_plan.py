@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.shipped import shipped_root
 from tests.tree.test_resolve import MODEL, SIZE
 from tst_titan import cli
 from tst_titan.config.experiment import PlanConfig
@@ -179,7 +180,7 @@ def test_an_unknown_experiment_in_the_config_is_refused(root):
 
 def test_the_docs_show_what_the_command_prints(monkeypatch, capsys):
     repository = Path(__file__).parents[2]
-    monkeypatch.chdir(repository)
+    monkeypatch.chdir(shipped_root())
     assert cli.main(["plan", "figure_4", "figure_5", "--scale", "paper", "--results", "none"]) == 0
     shown = (repository / "docs/plan.md").read_text()
     missing = [line for line in capsys.readouterr().out.splitlines() if line.strip() not in shown]
