@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import platform
 import socket
 import sys
 import time
@@ -21,6 +20,7 @@ from tst_titan.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from tst_titan.files import write_atomically
 from tst_titan.run.lock import sole_writer
 from tst_titan.run.processes import die_with_parent
+from tst_titan.run.speed import processor_name
 from tst_titan.tree.folder import StageFolder, complete_checkpoints
 
 
@@ -68,7 +68,7 @@ def _run(
     from tst_titan.titan.job import Job
     from tst_titan.titan.manifest import write_stage_manifest
 
-    device_name = torch.cuda.get_device_name() if device == "cuda" else _cpu_name()
+    device_name = torch.cuda.get_device_name() if device == "cuda" else processor_name()
     job = Job(folder, identity, parent, device_name)
     trainer = job.trainer_config().build()
     try:
@@ -165,16 +165,6 @@ def _not_finite(job: Any, error: Exception) -> str:
         f"max_gradient_norm (found learning_rate {job.stage.optimizer.learning_rate:g}, warmup_steps "
         f"{job.stage.schedule.warmup_steps}, max_gradient_norm {job.stage.optimizer.max_gradient_norm:g})"
     )
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":
