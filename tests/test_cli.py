@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
+from tests.shipped import shipped_root
 from tst_titan.cli import COMMANDS, main
 
 HEAVY = ("torch", "torchtitan", "pandas", "scipy", "matplotlib", "wandb", "transformers", "datatrove")
@@ -73,6 +74,6 @@ def test_a_reader_that_leaves_early_sees_no_traceback(words, status):
     read, write = os.pipe()
     os.close(read)  # what `| head` does to a long plan
     command = [sys.executable, "-m", "tst_titan.cli", *words]
-    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, cwd=shipped_root())
     os.close(write)
     assert done.returncode == status and done.stderr == ""

@@ -1,10 +1,9 @@
 """Every experiment that ships resolves at every scale that ships, and every corpus parses."""
 
-from pathlib import Path
-
 import pytest
 import yaml
 
+from tests.shipped import shipped_names, shipped_root
 from tst_titan.compare import ComparisonSpec
 from tst_titan.compare.render import MODEL_OF_SIZE, SWEPT_STEPS, SWEPT_WEIGHTS, make_spec
 from tst_titan.config.corpus import load_corpus
@@ -14,8 +13,8 @@ from tst_titan.paper import published_sweeps
 from tst_titan.tree.project import Project
 from tst_titan.tree.resolve import Catalog, resolve, stages_of
 
-ROOT = Path(__file__).parents[2]
-SCALES = sorted(path.stem for path in (ROOT / "configs/scales").glob("*.yaml"))
+ROOT = shipped_root()
+SCALES = shipped_names("scales")
 CATALOG = Catalog(ROOT / "configs")
 EXPERIMENTS = [name for name in CATALOG.experiments() if CATALOG.members(name) == (name,)]
 

@@ -8,13 +8,14 @@ import yaml
 from datatrove.utils import word_tokenizers
 
 from tests.data.texts import base_config, write_corpus
+from tests.shipped import shipped_root
 from tst_titan.config.corpus import CorpusConfig, load_corpus
 from tst_titan.data.filters import WORDS
 from tst_titan.data.settings import SETTINGS, FilterSettings, SplitSettings, render
 from tst_titan.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-CORPORA = ROOT / "configs" / "corpora"
+CORPORA = shipped_root() / "configs" / "corpora"
 SOURCES = [{"kind": "parquet", "path": "hf://datasets/some/where"}]
 
 

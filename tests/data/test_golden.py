@@ -19,6 +19,7 @@ from datatrove.io import DataFolder
 from tokenizers import Tokenizer, models
 
 from tests.data.texts import base_config, build, document, near_copy, write_corpus, write_dclm, write_fineweb
+from tests.shipped import shipped_root
 from tst_titan.config.corpus import load_corpus
 from tst_titan.data.settings import render
 
@@ -175,7 +176,7 @@ def test_a_corpus_is_the_same_to_the_byte(name: str, tmp_path: Path, monkeypatch
 def shipped(folder: Path) -> dict[str, Any]:
     """The settings that the shipped corpora render, per corpus and step; those that follow the pins left out."""
     found: dict[str, Any] = {}
-    for path in sorted((ROOT / "configs" / "corpora").glob("*.yaml")):
+    for path in sorted((shipped_root() / "configs" / "corpora").glob("*.yaml")):
         render(load_corpus(path), folder / path.stem, ROOT)
         for step in sorted((folder / path.stem / "config").glob("*.yaml")):
             settings = yaml.safe_load(step.read_text())

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from numbers_of import COLUMNS, HERE, KEY, NUMBERS, Row, panel_rows, rows_of, table_rows
 
+from tests.shipped import shipped_root
 from tst_titan.cli import main
 from tst_titan.compare import ComparisonSpec, compare, write_results
 from tst_titan.compare.render import make_spec
@@ -97,5 +98,5 @@ def test_every_experiment_asks_for_the_same_comparison(root: Path) -> None:
     assert len(specs) == 19
     for path in specs:
         scale, name = path.parts[-3:-1]
-        project = Project.open(HERE.parents[1], {"scale": scale, "experiments": [name]})
+        project = Project.open(shipped_root(), {"scale": scale, "experiments": [name]})
         assert make_spec(project, project.experiment(name)) == old_spec(path), name

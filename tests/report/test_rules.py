@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.report import experiments, stages
+from tests.shipped import copy_configs
 from tst_titan.compare import read_results
 from tst_titan.data.mutual_information import Row, fit_power_law
 
@@ -58,7 +59,8 @@ def planned(root: Path) -> set[str]:
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository's code and configs in which everything before the report is made already."""
     root = tmp_path_factory.mktemp("repository")
-    for name in ("tst_titan", "workflow", "configs", "envs"):
+    copy_configs(root)
+    for name in ("tst_titan", "workflow", "envs"):
         shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     (root / "Snakefile").write_text(SNAKEFILE)
     (root / "configs/experiments/a_pair.yaml").write_text(PAIR)

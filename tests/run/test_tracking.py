@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.shipped import shipped_root
 from tests.stages import Tree, losses, train
 from tst_titan.run.tracking import LONGEST_NAME, Curve, _short
 from tst_titan.tree.project import Project
@@ -187,14 +188,13 @@ def test_off_starts_nothing(tmp_path):
 
 
 def test_the_groups_are_the_logical_runs():
-    from tests.workflow.project import REPOSITORY
 
     config = {"scale": "smoke", "experiments": ["figure_3a", "patch_level"], "wandb": "offline"}
-    stages = Project.open(REPOSITORY, config).stages
+    stages = Project.open(shipped_root(), config).stages
     groups = {stage.lineage: stage.runtime.wandb_group for stage in stages.values()}
     assert groups["token-18/decay-20"] == "smoke-small/token-18/decay-20" == groups["token-18"]
     assert {stage.runtime.wandb for stage in stages.values()} == {"offline"}
-    off = Project.open(REPOSITORY, {**config, "wandb": "off"}).stages
+    off = Project.open(shipped_root(), {**config, "wandb": "off"}).stages
     assert {stage.runtime.wandb_group for stage in off.values()} == {None}
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from pydantic import ValidationError
 from torch.nn.attention import SDPBackend
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.shipped import shipped_root
 from tests.stages import SHAPES
 from tst_titan.config.load import load
 from tst_titan.config.schema import ModelConfig
@@ -24,7 +24,7 @@ from torchtitan.models.qwen3 import qwen3_configs  # noqa: E402
 
 from tst_titan.titan.models import build_model_spec  # noqa: E402
 
-MODELS = Path(__file__).parents[2] / "configs" / "models"
+MODELS = shipped_root() / "configs" / "models"
 # Parameters of the published shapes, embeddings untied, counted by hand from arXiv 2605.06546's table of shapes.
 PUBLISHED = {
     "dense-270m": 2 * 128256 * 576 + 30 * (2 * 576 * 64 * 12 + 3 * 576 * 1536 + 2 * 576) + 576,

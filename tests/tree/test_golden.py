@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.shipped import shipped_root
 from tst_titan.run.upgrade import parse_format_1
 from tst_titan.tree.folder import sha256_of, stage_yaml
 from tst_titan.tree.plan import Plan
@@ -30,7 +31,9 @@ EXPERIMENTS = tuple(json.loads((GOLDEN / "plans.json").read_text())["smoke"]["ex
 
 @cache
 def project(scale: str) -> Project:
-    return Project.open(ROOT, {"scale": scale, "experiments": EXPERIMENTS, "results": "/nonexistent"})
+    return Project.open(
+        shipped_root(), {"scale": scale, "experiments": EXPERIMENTS, "results": "/nonexistent"}
+    )
 
 
 def identities(stages: dict[str, Stage]) -> dict[str, str]:

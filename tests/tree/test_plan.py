@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.shipped import shipped_root
 from tests.tree.test_resolve import MODEL, SIZE
 from tst_titan import cli
 from tst_titan.config.experiment import PlanConfig
 from tst_titan.errors import UserError
+from tst_titan.run.speed import processor_name
 from tst_titan.tree.folder import sha256_of, stage_yaml
 from tst_titan.tree.plan import Cost, Plan, checkpoints_kept
 from tst_titan.tree.project import Project
@@ -34,7 +36,7 @@ def root(tmp_path, monkeypatch):
     scale = {
         "description": "for tests.",
         "sizes": {"small": SIZE},
-        "runtime": {"checkpoint_every": 25},
+        "runtime": {"checkpoint_every": 25, "gpus_per_node": 1},
         "evaluation": {},
     }
     contents = {
@@ -158,6 +160,39 @@ def test_the_command_prints_a_table_and_json(root, capsys):
     assert not (root / "out").exists()
 
 
+def test_without_gpus_hours_are_this_machines_or_there_are_none(root, capsys):
+    path = root / "configs/scales/s.yaml"
+    path.write_text(path.read_text().replace("gpus_per_node: 1", "gpus_per_node: 0"))
+    assert cli.main(["plan", "lengths"]) == 0
+    text = capsys.readouterr().out
+    assert "GPU" not in text and "hours here" not in text and "no stage has trained" in text
+    assert f"Parameters: m {PARAMETERS:,}." in text
+
+    def finished(name, device, accelerators, parameters, flops, hours):
+        machine = {"device": device, "accelerators": accelerators}
+        content = {"machine": machine, "parameters": {"total": parameters}}
+        content |= {"stage_flops": flops, "stage_device_hours": hours}
+        (root / "out/train" / name).mkdir(parents=True)
+        (root / "out/train" / name / "manifest.json").write_text(json.dumps(content))
+
+    finished("gpu", "NVIDIA H100", 8, PARAMETERS, 1e18, 1.0)
+    finished("elsewhere", "another processor", 0, PARAMETERS, 1e18, 1.0)
+    assert cli.main(["plan", "lengths"]) == 0
+    assert "no stage has trained" in capsys.readouterr().out
+    flops = 190 * LATENTS_PER_STEP * FLOPS_PER_LATENT
+    finished("wider", processor_name(), 0, 10 * PARAMETERS, flops, 1.0)
+    finished("same", processor_name(), 0, PARAMETERS, flops, 2.0)
+    finished("again", processor_name(), 0, PARAMETERS, flops, 6.0)
+    assert cli.main(["plan", "lengths"]) == 0
+    text = capsys.readouterr().out
+    # Two stages of the same model: 2 x flops in 8 hours.
+    (row,) = (line.split() for line in text.splitlines() if line.startswith("lengths"))
+    assert row[-3] == "4" and "hours here" in text and "2 finished stages" in text
+    assert cli.main(["plan", "lengths", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["models"]["m"]["total"] == PARAMETERS and found["measured"]["stages"] == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -179,7 +214,7 @@ def test_an_unknown_experiment_in_the_config_is_refused(root):
 
 def test_the_docs_show_what_the_command_prints(monkeypatch, capsys):
     repository = Path(__file__).parents[2]
-    monkeypatch.chdir(repository)
+    monkeypatch.chdir(shipped_root())
     assert cli.main(["plan", "figure_4", "figure_5", "--scale", "paper", "--results", "none"]) == 0
     shown = (repository / "docs/plan.md").read_text()
     missing = [line for line in capsys.readouterr().out.splitlines() if line.strip() not in shown]

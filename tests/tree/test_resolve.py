@@ -174,6 +174,29 @@ def test_fixed_data_takes_fewer_steps_and_reads_no_more(catalog):
     assert read(found.runs[0]) == read(found.runs[1])
 
 
+@pytest.mark.parametrize(
+    ("runtime", "vocabulary", "threads", "whole_machine"),
+    [
+        ({}, 64, 1, False),
+        ({"processes_per_node": 2, "parallel": {"replicate": 2}}, 64, 1, False),
+        ({"cpu_threads": 3}, 64, 3, False),
+        ({}, 200_000, 0, True),
+        ({"cpus_per_node": 8}, 200_000, 0, False),
+        ({"gpus_per_node": 1}, 64, 0, False),
+    ],
+)
+def test_a_small_model_trains_on_one_thread_unless_told_otherwise(
+    catalog, runtime, vocabulary, threads, whole_machine
+):
+    """Two stages side by side, each with a thread for every core, took seven times as long as with one."""
+    write(catalog.folder / "models/m.yaml", MODEL | {"vocab_size": vocabulary})
+    scale = {"description": "d", "sizes": {"small": SIZE}, "runtime": runtime}
+    write(catalog.folder / "scales/s.yaml", scale)
+    (run,) = experiment(catalog, runs={"a": {}}).runs
+    found = {(stage.runtime.cpu_threads, stage.runtime.wants_the_machine) for stage in run.stages}
+    assert found == {(threads, whole_machine)}
+
+
 def test_the_longest_read_is_noted_for_the_check_before_training(catalog):
     found = experiment(catalog, runs={"tst": {"bags": [{}]}})
     # 25 bag steps of 4 * 16 tokens a lane, 75 token steps of 16, and the last window's lookahead.

@@ -10,8 +10,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.shipped import copy_configs
+
 REPOSITORY = Path(__file__).parents[2]
-COPIED = ("Snakefile", "workflow", "configs", "envs", "tst_titan", "slurm")
+COPIED = ("Snakefile", "workflow", "envs", "tst_titan", "slurm")
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class ProjectCopy:
     def make(cls, folder: Path) -> ProjectCopy:
         """Copy what Snakemake reads."""
         folder.mkdir(parents=True, exist_ok=True)
+        copy_configs(folder)
         for name in COPIED:
             source = REPOSITORY / name
             if source.is_symlink():

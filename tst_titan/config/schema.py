@@ -269,6 +269,12 @@ class ParallelConfig(Strict):
     pipeline: PositiveInt = Field(1, description="pipeline parallel degree")
 
 
+# Where `cpu_threads` turns from one to all cores. By size, not by a measurement at the start: results differ in the
+# last bit between numbers of threads, and a stage must resume with the number that it began with. The bound itself is
+# a guess between the demo's models of 0.2 to 0.9 million, which one thread serves best, and those worth a machine.
+PARAMETERS_WORTH_THREADS = 10_000_000
+
+
 class RuntimeConfig(Strict):
     """How a stage runs, as opposed to what it computes. Never part of a stage's identity."""
 
@@ -292,7 +298,11 @@ class RuntimeConfig(Strict):
     compile: bool = Field(False, description="torch.compile of model and loss")
     loss_chunks: PositiveInt = Field(1, description="sequence chunks of LM head and loss; 1 does not chunk")
     activation_checkpoint: Literal["none", "selective", "full"] = "none"
-    cpu_threads: NonNegativeInt = Field(0, description="threads per CPU process; 0 shares the cores evenly")
+    cpu_threads: NonNegativeInt = Field(
+        0,
+        description="threads per CPU process; 0: one for a model of fewer than 10 million parameters, and for a larger "
+        "one the cores of the job, or of the machine, shared evenly",
+    )
     memory_mb: PositiveInt = Field(4000, description="memory of the job on each node, MB")
     wall_minutes: PositiveInt = Field(120, description="wall time of one job; a longer stage takes several")
     stop_seconds: NonNegativeInt = Field(
@@ -323,9 +333,24 @@ class RuntimeConfig(Strict):
         """Number of training processes."""
         return self.nodes * self.processes_per_node
 
+    def for_model(self, parameters: int) -> RuntimeConfig:
+        """This config with one thread a process where more would not pay: on CPUs, for a small model.
+
+        Its products are too short to share. And stages train side by side: each with a thread for every core is several
+        times slower than each with one.
+        """
+        if self.cpu_threads or self.gpus_per_node or parameters >= PARAMETERS_WORTH_THREADS:
+            return self
+        return self.model_copy(update={"cpu_threads": 1})
+
+    @property
+    def wants_the_machine(self) -> bool:
+        """Whether the job's processes share all cores that there are: a large model on CPUs, and nothing said."""
+        return not (self.cpu_threads or self.cpus_per_node or self.gpus_per_node)
+
     @property
     def cores_per_node(self) -> int:
-        """Cores that a job takes on each node."""
+        """Cores that a job asks for on each node."""
         return self.cpus_per_node or self.processes_per_node * max(self.cpu_threads, 1)
 
     @property

@@ -76,7 +76,7 @@ class Attempts:
     def next_job(self) -> RuntimeConfig:
         """What a cluster is asked for: the stage's own, or a core and minutes to say that it may not be tried again."""
         if writer_of(self.folder) is None and self.exhausted():
-            return RuntimeConfig(memory_mb=2000, wall_minutes=5, stop_seconds=0)
+            return RuntimeConfig(cpu_threads=1, memory_mb=2000, wall_minutes=5, stop_seconds=0)
         return self.folder.runtime
 
     def begin(self, forced: bool) -> dict[str, Any]:

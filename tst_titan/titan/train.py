@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import platform
 import socket
 import sys
 import time
@@ -21,6 +20,7 @@ from tst_titan.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from tst_titan.files import write_atomically
 from tst_titan.run.lock import sole_writer
 from tst_titan.run.processes import die_with_parent
+from tst_titan.run.speed import processor_name
 from tst_titan.tree.folder import StageFolder, complete_checkpoints
 
 
@@ -63,12 +63,12 @@ def _run(
     from tst_titan.titan import cpu
 
     device = cpu.prepare()
-    _set_threads(folder)
+    set_threads(folder)
     torch.use_deterministic_algorithms(device == "cpu")
     from tst_titan.titan.job import Job
     from tst_titan.titan.manifest import write_stage_manifest
 
-    device_name = torch.cuda.get_device_name() if device == "cuda" else _cpu_name()
+    device_name = torch.cuda.get_device_name() if device == "cuda" else processor_name()
     job = Job(folder, identity, parent, device_name)
     trainer = job.trainer_config().build()
     try:
@@ -104,15 +104,14 @@ def _one_process_defaults() -> None:
     )
 
 
-def _set_threads(folder: StageFolder) -> None:
+def set_threads(folder: StageFolder) -> None:
     """CPU ranks share the cores; more threads than cores thrash."""
     import torch
 
-    threads = folder.runtime.cpu_threads
-    if not threads:
-        cores = len(os.sched_getaffinity(0))
-        threads = max(cores // folder.runtime.processes_per_node, 1)
-    torch.set_num_threads(threads)
+    runtime = folder.runtime.for_model(folder.stage.model.count_parameters().total)
+    cores = len(os.sched_getaffinity(0))
+    shared = min(cores, runtime.cpus_per_node or cores) // runtime.processes_per_node
+    torch.set_num_threads(runtime.cpu_threads or max(shared, 1))
 
 
 def _log_to_file(folder: StageFolder, rank: int) -> None:
@@ -166,16 +165,6 @@ def _not_finite(job: Any, error: Exception) -> str:
         f"max_gradient_norm (found learning_rate {job.stage.optimizer.learning_rate:g}, warmup_steps "
         f"{job.stage.schedule.warmup_steps}, max_gradient_norm {job.stage.optimizer.max_gradient_norm:g})"
     )
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

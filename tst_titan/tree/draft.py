@@ -60,11 +60,12 @@ class Draft:
             UserError: a stage is inconsistent or its layout of processes cannot work.
         """
         lineage = ""
+        parameters = self.model.count_parameters().total
         for piece in self.pieces:
             config = parse(StageConfig, self._stage_content(piece), self.where)
             segment = segment_name(piece, config.handover)
             lineage = f"{lineage}/{segment}" if lineage else segment
-            runtime = self.size.runtime or self.scale.runtime
+            runtime = (self.size.runtime or self.scale.runtime).for_model(parameters)
             check_parallel(config, runtime, self.where)
             yield lineage, config, runtime
 

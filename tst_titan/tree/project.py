@@ -163,7 +163,7 @@ class Project:
         """
         results = Path(self.results)
         corpora = self.corpora()
-        self._check_vocabularies(corpora)
+        self.check_vocabularies(corpora)
         for name, corpus in (corpora | self._corpora(self.corpus_names)).items():
             render_corpus(corpus, results / "data" / name, root=self.root)
         render(self.stages, results)
@@ -205,8 +205,12 @@ class Project:
         stages = (replace(stage, runtime=stage.runtime.model_copy(update=mode)) for stage in run.stages)
         return replace(run, stages=tuple(stages))
 
-    def _check_vocabularies(self, corpora: Mapping[str, CorpusConfig]) -> None:
-        """A tokenizer that is trained here has a known size; the others are checked against their manifest."""
+    def check_vocabularies(self, corpora: Mapping[str, CorpusConfig]) -> None:
+        """A tokenizer that is trained here has a known size; the others are checked against their manifest.
+
+        Raises:
+            UserError: a corpus's tokenizer has more entries than a model's vocabulary.
+        """
         for stage in self.stages.values():
             tokenizer = corpora[stage.config.data.corpus].tokenizer
             size = getattr(tokenizer, "vocab_size", None)

@@ -139,10 +139,7 @@ class Catalog:
         """
         paths = sorted((self.folder / "experiments").glob("*.yaml"))
         for path in paths:
-            if not re.fullmatch(r"[A-Za-z0-9_.-]+", path.stem):
-                raise UserError(
-                    f"{path}: an experiment's name is letters, digits and _ . - only; rename the file"
-                )
+            check_name(path)
         return [path.stem for path in paths]
 
     def members(self, name: str, above: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -190,6 +187,16 @@ class Catalog:
         """Every name that can be asked for, with the experiments that it is about: tables are their experiment's."""
         owners = self.tables()
         return {name: self.members(owners.get(name, name)) for name in (*self.experiments(), *owners)}
+
+
+def check_name(path: Path) -> None:
+    """The name of an experiment's file is that of a target and of a folder.
+
+    Raises:
+        UserError: it cannot be.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", path.stem):
+        raise UserError(f"{path}: an experiment's name is letters, digits and _ . - only; rename the file")
 
 
 def resolve(catalog: Catalog, experiment_name: str, scale_name: str, seeds: int | None = None) -> Experiment:

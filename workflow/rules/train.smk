@@ -24,10 +24,12 @@ def of_job(value):
 def stage_cores(wildcards, attempt):
     """Cores of a stage's job on each node.
 
-    On one machine nobody hands out GPUs: a stage that wants some takes all cores, so that it has them to itself.
+    On one machine nobody hands out GPUs: a stage that wants some takes all cores, so that it has them to itself. So does
+    one whose processes use all cores.
     """
     job = next_job(wildcards.recipe, wildcards.lineage, attempt)
-    if job.gpus_per_node and workflow.is_main_process and not workflow.non_local_exec:
+    local = workflow.is_main_process and not workflow.non_local_exec
+    if local and (job.gpus_per_node or job.wants_the_machine):
         return workflow.cores
     return job.cores_per_node
 
