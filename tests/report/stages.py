@@ -95,9 +95,14 @@ def write_data_manifest(folder: Path) -> Path:
     content = {
         "format": 1, "corpus": "packages", "identity": "c" * 64, "dtype": "uint16",
         "tokenizer": {"path": "tokenizer/tokenizer.json", "sha256": "d" * 64, "source": "train",
-                      "vocab_size": 1024, "eos_token": "<|end|>", "eos_id": 0},
+                      "vocab_size": 1024, "eos_token": "<|end|>", "eos_id": 0,
+                      "round_trip": {"documents": 400, "changed": 6, "example": "'\u00c5' becomes 'A'"}},
         "documents": {"read": 1500, "read_bytes": 5_000_000,
                       "read_by_source": {"docstrings": 1400, "prose": 100},
+                      "sources": {"docstrings": {
+                          "files": 4, "file_bytes": 6_000_000, "records": 1412, "documents": 1400, "without_text": 7,
+                          "unreadable": {"not_utf8": 5}, "examples": ["a.jsonl, line 51: not_utf8: caf"],
+                          "files_without_text": 0, "not_read": {".txt": 3}}},
                       "dropped": {"gopher_quality": {"too_short": 210, "symbols": 40},
                                   "gopher_repetition": {"dup_lines": 50}},
                       "duplicates": {"exact": 120, "near": 80}, "kept": 1000},

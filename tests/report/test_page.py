@@ -251,7 +251,9 @@ def test_data_section_is_the_manifest(site: Site) -> None:
         json.loads(cell.get("data-value")) for cell in document.iterfind(".//td") if cell.get("data-value")
     ]
     documents = manifest.documents
-    wanted = [*documents.read_by_source.values()]
+    account = documents.sources["docstrings"]
+    wanted = [account.without_text, *account.unreadable.values(), *account.not_read.values()]
+    wanted += documents.read_by_source.values()
     wanted += [count for reasons in documents.dropped.values() for count in reasons.values()]
     wanted += [*documents.duplicates.values(), documents.kept]
     for split in (manifest.train, manifest.heldout):
@@ -259,6 +261,7 @@ def test_data_section_is_the_manifest(site: Site) -> None:
     assert shown == wanted
     text = document.text_content()
     assert manifest.warnings[0] in text and manifest.train.shards[0].sha256 in text and "too_short" in text
+    assert "docstrings: not_utf8" in text and "Of 400 sampled documents, 6 are not the same" in text
 
 
 def test_provenance_names_commit_versions_machine_config_and_command(site: Site) -> None:
