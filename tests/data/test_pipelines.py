@@ -82,6 +82,13 @@ def test_a_failing_task_fails_the_pipeline(counting: Pipeline, tmp_path: Path) -
     assert completed(tmp_path / "count") == {0}
 
 
+def test_an_error_does_not_wait_for_the_tasks_that_have_not_begun(tmp_path: Path) -> None:
+    (tmp_path / "fail-0").touch()
+    with pytest.raises(ValueError, match="as asked for"):
+        run_pipeline(Pipeline("count", 300, partial(pipeline, tmp_path)), tmp_path, 2)
+    assert len(completed(tmp_path / "count")) < 150
+
+
 def alive(pid: int) -> bool:
     """Whether a process exists and has not ended."""
     state = Path(f"/proc/{pid}/stat")

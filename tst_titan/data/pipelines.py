@@ -125,7 +125,9 @@ def _run_pool(pipeline: Pipeline, folder: Path, todo: Sequence[int], workers: in
         with ProcessPoolExecutor(min(workers, len(todo)), context, initializer=_start_worker) as pool:
             futures = [pool.submit(run_task, pipeline, folder, rank) for rank in todo]
             for done, future in enumerate(as_completed(futures), 1):
-                future.result()
+                if error := future.exception():
+                    pool.shutdown(wait=False, cancel_futures=True)  # or the error waits for all other tasks
+                    raise error
                 if time.monotonic() - said > _SECONDS_BETWEEN_LINES and done < len(todo):
                     said = time.monotonic()
                     print(
