@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import re
 import shutil
 import subprocess
 import tempfile
@@ -44,3 +45,11 @@ def shipped_root() -> Path:
     copy_configs(folder)
     (folder / "envs").symlink_to(ROOT / "envs")
     return folder
+
+
+def write_quickstart(folder: Path) -> None:
+    """Put the files that docs/quickstart.md has its readers write, for text of their own, into ``folder/configs``."""
+    text = (ROOT / "docs/quickstart.md").read_text(encoding="utf8")
+    blocks = re.findall(r"```yaml\n(.+?)```", text, re.DOTALL)
+    for kind, block in zip(("corpora", "scales", "experiments"), blocks, strict=True):
+        (folder / "configs" / kind / "mine.yaml").write_text(block)

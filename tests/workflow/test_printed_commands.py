@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.shipped import write_quickstart
 from tests.workflow.project import REPOSITORY, ProjectCopy
 from tst_titan import cli
 
@@ -54,6 +55,7 @@ def project(tmp_path_factory) -> ProjectCopy:
     project = ProjectCopy.make(tmp_path_factory.mktemp("printed"))
     (project.folder / "profiles").symlink_to("workflow/profiles")
     shutil.copy(REPOSITORY / "Makefile", project.folder)
+    write_quickstart(project.folder)
     return project
 
 
