@@ -1,4 +1,4 @@
-"""Interleaved timing, peak memory and the report of ratios; needs torch alone."""
+"""Interleaved timing, peak memory and the report of ratios; needs torch, and tabulate to print."""
 
 from __future__ import annotations
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from tabulate import tabulate
-
 from tst_titan.errors import UserError
 
 GAP = "—"
@@ -108,6 +106,8 @@ def text_table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: int =
 
     Spaces at the start of a cell indent it.
     """
+    from tabulate import tabulate  # here: benchmarks of superposition import this module where there is only torch
+
     aligned = ["left" if column < words else "right" for column in range(len(heads))]
     lines = [list(row) for row in rows]
     text = tabulate(
