@@ -106,7 +106,9 @@ def text_table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: int =
 
     Spaces at the start of a cell indent it.
     """
-    from tabulate import tabulate  # here: benchmarks of superposition import this module where there is only torch
+    from tabulate import (
+        tabulate,  # here: benchmarks of superposition import this module where there is only torch
+    )
 
     aligned = ["left" if column < words else "right" for column in range(len(heads))]
     lines = [list(row) for row in rows]
