@@ -31,6 +31,7 @@ from torchtitan.components.loss import BaseLoss  # noqa: E402
 from benchmarks.measure import interleave, peak_extra_bytes, ratio, set_pages, table, write  # noqa: E402
 from tst_titan.titan.job import Job  # noqa: E402
 from tst_titan.titan.superposition import BagLoss  # noqa: E402
+from tst_titan.titan.train import one_process_defaults  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 # The demo's shape: configs/scales/cpu.yaml.
@@ -130,9 +131,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         results = Path(temporary)
         write_corpus(results / "data" / "bench", tokens=400_000, vocab_size=VOCABULARY)
-        os.environ.update(
-            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="29511"
-        )
+        one_process_defaults()
         overhead = stage_overhead(results)
         actions = {"token": one_step(stage_folder(results, "token", 1))}
         for size in (2, 4, 8, 16):

@@ -21,6 +21,7 @@ from tst_titan.titan import cpu
 cpu.prepare()
 
 from tst_titan.titan.job import Job  # noqa: E402
+from tst_titan.titan.train import one_process_defaults  # noqa: E402
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "training.json"
 BAG = {"bag_size": 4}
@@ -40,17 +41,11 @@ CHAINS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @contextmanager
-def one_process(port: int = 29534) -> Iterator[None]:
+def one_process() -> Iterator[None]:
     """What torchtitan's trainer needs to train here, on one thread and with deterministic kernels."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    names = {
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    os.environ.update(names)
+    had = set(os.environ)
+    one_process_defaults()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     try:
@@ -60,7 +55,7 @@ def one_process(port: int = 29534) -> Iterator[None]:
             torch.distributed.destroy_process_group()
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)
-        for name in names:
+        for name in set(os.environ) - had:
             del os.environ[name]
 
 

@@ -16,6 +16,7 @@ cpu.prepare()
 from tst_titan.superposition import target_weights  # noqa: E402
 from tst_titan.titan.job import Job  # noqa: E402
 from tst_titan.titan.metrics import StageMetrics  # noqa: E402
+from tst_titan.titan.train import one_process_defaults  # noqa: E402
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -35,11 +36,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="29533")
+    had = set(os.environ)
+    one_process_defaults()
     yield Tree.make(tmp_path_factory.mktemp("results"))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+    for name in set(os.environ) - had:
         del os.environ[name]
 
 

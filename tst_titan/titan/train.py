@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _train(folder: StageFolder, started: float) -> int:
     from tst_titan.titan.preflight import check_job
 
-    _one_process_defaults()
+    one_process_defaults()
     rank = int(os.environ["RANK"])
     # Everything that can be refused is refused here, before any process group is made.
     parent = folder.parent_manifest()
@@ -92,8 +92,8 @@ def _run(
     return EXIT_INTERRUPTED if interrupted and alone else 0
 
 
-def _one_process_defaults() -> None:
-    """Stand in for torchrun where the stage is a single process."""
+def one_process_defaults() -> None:
+    """Stand in for torchrun where the stage is a single process: its environment, with a port that is free."""
     if "RANK" in os.environ:
         return
     with socket.socket() as probe:
