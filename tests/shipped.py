@@ -48,8 +48,12 @@ def shipped_root() -> Path:
 
 
 def write_quickstart(folder: Path) -> None:
-    """Put the files that docs/quickstart.md has its readers write, for text of their own, into ``folder/configs``."""
+    """Put the files that docs/quickstart.md has its readers write into ``folder/configs``, and text where they point."""
     text = (ROOT / "docs/quickstart.md").read_text(encoding="utf8")
     blocks = re.findall(r"```yaml\n(.+?)```", text, re.DOTALL)
     for kind, block in zip(("corpora", "scales", "experiments"), blocks, strict=True):
-        (folder / "configs" / kind / "mine.yaml").write_text(block)
+        (folder / "configs" / kind / "mine.yaml").write_text(
+            block.replace("/data/mine", str(folder / "mine"))
+        )
+    (folder / "mine").mkdir()
+    (folder / "mine" / "part.jsonl").write_text('{"text": "One document."}\n')
