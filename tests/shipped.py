@@ -48,7 +48,7 @@ def shipped_root() -> Path:
 
 
 def write_quickstart(folder: Path) -> None:
-    """Put the files that docs/quickstart.md has its readers write into ``folder/configs``, and text where they point."""
+    """Put the files that docs/quickstart.md has its readers write into ``folder/configs``, and text beside them."""
     text = (ROOT / "docs/quickstart.md").read_text(encoding="utf8")
     blocks = re.findall(r"```yaml\n(.+?)```", text, re.DOTALL)
     for kind, block in zip(("corpora", "scales", "experiments"), blocks, strict=True):
