@@ -91,6 +91,27 @@ def test_verdict_holds_the_runs_against_the_paper(figure_3: list[dict[str, Any]]
     assert "cannot be told from the noise over seeds" in texts(comparison, "noise")
 
 
+def test_the_answer_says_who_by_how_much_how_sure_and_at_what_cost(figure_3: list[dict[str, Any]]) -> None:
+    assert re.fullmatch(
+        r"TST s=6 r=0.3 ends 0\.12\d\d nats per training token lower than baseline 2000 "
+        r"\(0\.1[12]\d\d to 0\.1[23]\d\d noise of the logged loss\), at the same FLOPs, "
+        r"having read 2\.50 times the text\. "
+        r"A baseline needs 1\.5\d times its steps \(1\.\d\d to 1\.\d\d\) to end at its training loss\. One seed: .*",
+        make("pair", figure_3).facts.answer,
+    )
+
+
+def test_the_answer_of_several_runs_counts_sides_and_names_the_best(tmp_path: Path) -> None:
+    better, worse = (
+        tst(tmp_path, 2000, like, noise=0.001, name=f"like-{like}", label=f"like {like}")
+        for like in (3000, 1700)
+    )
+    answer = make("pair", [baseline(tmp_path, 2000, 0.001), better, worse]).facts.answer
+    assert answer.startswith(
+        "Of 2 runs 1 end lower than the baseline, 1 end higher than the baseline. Best: like 3000,"
+    )
+
+
 def test_a_reversed_result_is_not_called_reproduced(tmp_path: Path) -> None:
     runs = [
         baseline(tmp_path, 2000, 0.001, paper={"model": "3B", "variant": "baseline", "total_steps": 20000}),
@@ -179,6 +200,10 @@ def test_seeds_are_paired_and_stated(tmp_path: Path) -> None:
     losses = {number.run: number.number for number in comparison.select("run", metric="final_loss")}
     by_hand = np.mean([losses[f"tst-s6-r0.3-{s}"] - losses[f"base-2000-{s}"] for s in (1, 2, 3)])
     assert found.number == pytest.approx(by_hand)
+    assert (
+        "lower than baseline 2000 (" in comparison.facts.answer and "over 3 seeds)" in comparison.facts.answer
+    )
+    assert "One seed" not in comparison.facts.answer and "seed 1" not in comparison.facts.answer
 
 
 def test_evaluations_enter_table_pairs_and_gaps(tmp_path: Path) -> None:

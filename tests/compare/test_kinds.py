@@ -43,6 +43,10 @@ def test_grid_has_cells_gains_and_the_papers_cells(tmp_path: Path) -> None:
     assert {name.rpartition(".")[2]: row.number for name, row in one.items() if ".beats." in name} == {
         "cells": 5, "ours": 3, "published": 3, "ours_and_published": 3, "same_side": 5,
     }  # fmt: skip
+    assert comparison.facts.answer.startswith(
+        "Of 5 cells 3 beat the baseline of equal FLOPs in final loss, 3 of them by "
+    )
+    assert "Best: s = 6, r = 0.3, 0.14" in comparison.facts.answer
     assert "direction reproduced" in texts(comparison, "reproduction")
     assert not any(row.metric.startswith("equal_loss") for row in comparison.select("pair"))
 

@@ -23,10 +23,10 @@ from tst_titan.compare import Results, read_results
 from tst_titan.compare.kinds import kind_named
 from tst_titan.compare.kinds.corpus_statistics import draw_mutual_information
 from tst_titan.compare.kinds.grid import paper_grid
-from tst_titan.compare.numbers import from_csv, to_csv
+from tst_titan.compare.numbers import Number, from_csv, to_csv
 from tst_titan.data.mutual_information import Row, fit_power_law
 from tst_titan.paper import published_runs, published_sweeps
-from tst_titan.report import draw_curves
+from tst_titan.report import draw_curves, drawing
 from tst_titan.report.draw_results import draw_accuracy, draw_seeds
 from tst_titan.report.style import BAG_DASH, SERIES, looks_of, styled
 
@@ -37,6 +37,22 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any) -> Results
     """One of the small experiments, compared and read back."""
     monkeypatch.chdir(tmp_path)
     return read_results(experiments.build(Path("results"), make(Path("results"))))
+
+
+def test_lines_at_one_x_stand_beside_each_other_inside_the_axes() -> None:
+    with styled():
+        figure, ((axes,),) = drawing.figure_of(1, 1, row_height=3.0)
+        for look, shift in zip(drawing.looks_of_sizes([2, 4]).values(), drawing.shifts(2), strict=True):
+            numbers = [Number(3.0 + x, low=2.5 + x, high=3.5 + x, x=x) for x in (0.1, 0.9)]
+            drawing.line(axes, numbers, "x", look, shift=shift)
+        figure.canvas.draw()
+        (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+        assert left < 0.1 and right > 0.9 and low < 2.6 and high > 4.4
+        first, second = (
+            line.get_transform().transform((0.1, 2.6))[0] for line in (axes.lines[1], axes.lines[4])
+        )
+        assert second - first == pytest.approx(3 / 72 * figure.dpi)
+        plt.close(figure)
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_gaps_are_visible_with_their_reason(site: Site, experiment: str) -> None
             assert document.get_element_by_id(target).text_content() == number.reason
 
 
-def test_verdict_comes_first_and_is_complete(site: Site) -> None:
+def test_the_answer_comes_first_and_the_verdict_is_complete(site: Site) -> None:
     for experiment in ALL:
         document = site.document(experiment)
         said = [item for part in document.find_class("verdict") for item in part.iterfind("li")]
@@ -106,6 +106,9 @@ def test_verdict_comes_first_and_is_complete(site: Site) -> None:
         assert sorted(texts) == sorted(wanted)
         whole = document.text_content()
         assert whole.index(wanted[0]) < whole.index("Loss curves")
+        for answer in document.find_class("answer"):
+            assert answer.text_content() == site.comparison(experiment).facts.answer
+            assert whole.index(answer.text_content()) < min(map(whole.index, wanted))
 
 
 def test_caveat_stands_above_everything_where_the_scale_means_nothing(site: Site) -> None:
@@ -113,6 +116,7 @@ def test_caveat_stands_above_everything_where_the_scale_means_nothing(site: Site
     document = site.document("figure_6")
     assert document.find_class("caveat")[0].text_content() == caveat
     assert document.text_content().index(caveat) < document.text_content().index("Result")
+    assert not document.find_class("answer")
     assert site.document("figure_3").find(".//main/p[@class='caveat']") is None
 
 
@@ -204,8 +208,8 @@ def test_the_index_leads_to_every_page_with_its_answer(site: Site) -> None:
         "smoke/figure_6.html",
     ]
     for name in ("figure_1", "figure_3", "figure_4"):
-        said = [item.text for item in site.comparison(name).facts.verdict if item.kind == "result"]
-        assert said[0] in entries[f"cpu/{name}.html"]
+        answer = site.comparison(name).facts.answer
+        assert answer and answer in entries[f"cpu/{name}.html"]
     caveat = site.comparison("figure_6").facts.caveat
     assert document.find_class("caveat")[0].text_content() == caveat
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from tst_titan.compare.answer import make_answer
 from tst_titan.compare.curves import smooth, thin
 from tst_titan.compare.kinds import kind_named
 from tst_titan.compare.pairs import compare_pair, family_of, references_of
@@ -37,8 +38,8 @@ def compare(spec: ComparisonSpec) -> Results:
     heading = {name: getattr(spec, name) for name in Heading.model_fields}
     facts = Facts(**heading, runs=tuple(run.facts for run in runs))
     results = Results(facts, numbers, all_curves(runs, spec))
-    verdict = tuple(make_verdict(results, kind))
-    return Results(facts.model_copy(update={"verdict": verdict}), numbers, results.curves)
+    said = {"answer": make_answer(results, kind), "verdict": tuple(make_verdict(results, kind))}
+    return Results(facts.model_copy(update=said), numbers, results.curves)
 
 
 def all_curves(runs: Sequence[RunData], spec: ComparisonSpec) -> pd.DataFrame:

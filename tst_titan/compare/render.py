@@ -46,7 +46,8 @@ def make_spec(project: Project, experiment: Experiment) -> ComparisonSpec:
         for name, table in config.tables.items()
     }  # fmt: skip
     return ComparisonSpec(
-        experiment=experiment.name, scale=project.scale_name, kind=config.kind, title=config.title, caveat=caveat,
+        experiment=experiment.name, scale=project.scale_name, kind=config.kind, title=config.title,
+        question=config.shows, caveat=caveat,
         paper=config.paper[0] if config.paper else None, metrics=config.metrics, tables=tables,
         options=project.config.comparison, runs=tuple(_run_spec(project, experiment, run) for run in experiment.runs),
     )  # fmt: skip

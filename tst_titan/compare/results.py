@@ -87,6 +87,7 @@ class Facts(Heading):
 
     format: Literal[2] = 2
     runs: tuple[RunFacts, ...]
+    answer: str = ""
     verdict: tuple[Sentence, ...] = ()
 
 

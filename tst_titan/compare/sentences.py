@@ -50,13 +50,13 @@ def said(kind: SentenceKind, texts: Iterable[str]) -> list[Sentence]:
     return [Sentence(kind=kind, text=text) for text in texts]
 
 
-def name_of(results: Results, run: RunFacts) -> str:
+def name_of(results: Results, run: RunFacts, with_seed: bool = True) -> str:
     """Name of a run in a sentence: its label, with seed and group where the label alone is not unique."""
     twins = [other for other in results.runs if (other.group, other.label) == (run.group, run.label)]
     name = run.label
     if len({twin.model for twin in twins}) > 1:
         name = run.name
-    elif len(twins) > 1:
+    elif len(twins) > 1 and with_seed:
         name += f", seed {run.seed}"
     return name + (f" [{run.group}]" if len(results.groups) > 1 and run.group else "")
 
@@ -85,7 +85,7 @@ def _ends(number: Number, form: str) -> str:
     return "" if number.interval is None else " to ".join(f"{end:{form}}" for end in number.interval)
 
 
-def _one_per_labels(results: Results) -> list[Pair]:
+def one_per_labels(results: Results) -> list[Pair]:
     """The first pair of every two labels: the other seeds are in the sentence about seeds."""
     chosen: dict[tuple[object, ...], Pair] = {}
     for reference, run in results.pairs():
@@ -96,7 +96,7 @@ def _one_per_labels(results: Results) -> list[Pair]:
 def _pair_results(results: Results) -> Iterator[str]:
     """What the pairs show, run by run: each budget with the reference that fits it best."""
     by_run: dict[str, list[Pair]] = {}
-    for pair in _one_per_labels(results):
+    for pair in one_per_labels(results):
         by_run.setdefault(pair[1].name, []).append(pair)
     tolerance = results.facts.options.equal_tolerance
     for pairs in by_run.values():
@@ -206,9 +206,10 @@ def _switch(rows: dict[str, Number], run: str, reference: str) -> str:
     )
     text = f"At the switch (step {step.number:,.0f}) the loss of {run} jumps to {first.number:.2f}"
     if height.exists:
-        text += f", {height.number:+.2f} nats from {reference}"
+        side = "above" if height.number > 0 else "still below"
+        text += f", {abs(height.number):.2f} nats {side} {reference}"
     return (
-        f"{text}, and meets it again after {recovered.number:,.0f} steps."
+        f"{text}; smoothed it is at or below that from {recovered.number:,.0f} steps after the switch."
         if recovered.exists
         else f"{text}; {recovered.reason}."
     )
@@ -259,7 +260,7 @@ def _reproduction(results: Results, kind: Kind) -> Iterator[str]:
 
 
 def _pair_reproduction(results: Results) -> Iterator[str]:
-    pairs = _one_per_labels(results)
+    pairs = one_per_labels(results)
     for reference, run in pairs:
         for metric in COMPARED:
             yield from _direction(results, metric, reference, run)

@@ -69,6 +69,7 @@ class Heading(Strict):
     scale: str
     kind: Kind
     title: str = ""
+    question: str = Field("", description="what the experiment asks")
     caveat: str | None = Field(
         None, description="what a reader must know before any number, e.g. at smoke scale"
     )

@@ -14,6 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation, Transform
 
 from tst_titan.compare.numbers import Number
 from tst_titan.report.panels import Panel, Role, save_panel
@@ -69,32 +70,63 @@ def finish(
     return made
 
 
+def shifts(count: int) -> list[float]:
+    """Points by which ``count`` lines stand beside each other, so that bars at one x can be told apart."""
+    return [3.0 * (index - (count - 1) / 2) for index in range(count)]
+
+
 def line(
-    axes: Axes, numbers: Sequence[Number], x: str, look: Look, width: float = 0.8, hollow: bool = False
+    axes: Axes,
+    numbers: Sequence[Number],
+    x: str,
+    look: Look,
+    width: float = 0.8,
+    hollow: bool = False,
+    shift: float = 0.0,
 ) -> None:
-    """Numbers over one of their columns, with bars for intervals and arrows for bounds; hollow ones are the paper's."""
+    """Numbers over one of their columns, with bars for intervals and arrows for bounds; hollow ones are the paper's.
+
+    Args:
+        shift: points to the right.
+    """
     known = [number for number in numbers if number.exists]
     if not known:
         return
-    style: dict[str, Any] = {"color": look.colour, "marker": look.marker}
+    beside = _beside(axes, shift)
+    style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "transform": beside}
     if hollow:
         style |= {"markerfacecolor": "none", "linestyle": ":", "linewidth": 1.0}
     axes.plot([getattr(number, x) for number in known], [number.number for number in known], **style)
-    for number in () if hollow else known:
+    for number in known:
         at = getattr(number, x)
-        if number.interval is not None:
-            axes.plot([at, at], list(number.interval), color=look.colour, linewidth=width)
+        bar = () if hollow else number.interval or ()
+        # Matplotlib leaves lines with a transform of their own out of an axis's limits.
+        axes.update_datalim([(at, height) for height in (number.number, *bar)])
+        axes.plot([at] * len(bar), list(bar), color=look.colour, linewidth=width, transform=beside)
+        if hollow:
+            continue
         if number.bound:
             up = 16 if number.bound == "at_least" else -16
             arrow = {"arrowstyle": "<-", "color": look.colour}
             axes.annotate(
-                "", (at, number.number), xytext=(0, up), textcoords="offset points", arrowprops=arrow
+                "",
+                (at, number.number),
+                xycoords=beside,
+                xytext=(0, up),
+                textcoords="offset points",
+                arrowprops=arrow,
             )
+    axes.autoscale_view()
 
 
-def ring(axes: Axes, x: float | None, number: Number, look: Look) -> None:
-    """A ring around a point."""
-    axes.plot([x or 0.0], [number.number], "o", markersize=10, markerfacecolor="none", color=look.colour)
+def ring(axes: Axes, x: float | None, number: Number, look: Look, shift: float = 0.0) -> None:
+    """A ring around a point of a line."""
+    style: dict[str, Any] = {"markersize": 10, "markerfacecolor": "none", "color": look.colour}
+    axes.plot([x or 0.0], [number.number], "o", transform=_beside(axes, shift), **style)
+
+
+def _beside(axes: Axes, shift: float) -> Transform:
+    return axes.transData + ScaledTranslation(shift / 72, 0.0, axes.figure.dpi_scale_trans)
 
 
 def dot(

@@ -23,7 +23,7 @@ from tst_titan.report.provenance import data_section, provenance_of
 from tst_titan.report.read import Experiment, read_experiment, read_figures, relative_link
 from tst_titan.report.svg import inline_svg
 from tst_titan.report.tables import grid_tables, pair_table, run_table
-from tst_titan.report.text import AXES, answer, metric_name
+from tst_titan.report.text import AXES, evidence, metric_name
 
 LIBRARY = "plotly.min.js"
 _HERE = Path(__file__).parent
@@ -130,7 +130,7 @@ def write_index(pages: Sequence[Path], figures: Path, out: Path) -> None:
         }
         if experiment is not None:
             facts = experiment.facts
-            entry |= {"title": experiment.title, "caveat": facts.caveat, "said": answer(facts.verdict)}
+            entry |= {"title": experiment.title, "caveat": facts.caveat, "said": facts.answer}
         scales.setdefault(page.parent.name, []).append(entry)
     write_atomically(out, _template("index.html", out).render(scales=scales))
 
@@ -171,14 +171,16 @@ def _experiment(experiment: Experiment, panels: list[dict[str, Any]]) -> dict[st
     facts = experiment.facts
     results = [panel for panel in panels if panel["role"] == "result"]
     curves = [panel for panel in panels if panel["role"] == "curves"]
-    first, more = _first_of_each_kind([s for s in facts.verdict if s.kind != "caveat"])
+    first, more = _first_of_each_kind([] if facts.caveat else evidence(facts))
     grids = grid_tables(experiment)
     return {
         "title": experiment.title,
+        "question": facts.question,
+        "answer": "" if facts.caveat else facts.answer,
         "caveat": facts.caveat,
         "paper": (facts.paper or "").replace("_", " "),
         "verdict": first,
-        "more_verdict": more,
+        "more_verdict": evidence(facts) if facts.caveat else more,
         "results": results[:_FIRST_FIGURES],
         "more_results": results[_FIRST_FIGURES:],
         "curves": curves,

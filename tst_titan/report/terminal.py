@@ -8,13 +8,21 @@ from pathlib import Path
 from tst_titan.errors import UserError
 from tst_titan.report.read import Experiment, read_experiment
 from tst_titan.report.tables import run_text
-from tst_titan.report.text import answer
+from tst_titan.report.text import evidence
 
 
 def experiment_text(experiment: Experiment) -> str:
-    """The table of runs and the verdict of a comparison."""
-    lines = [f"{experiment.title} (scale {experiment.scale})", "", run_text(experiment), ""]
-    return "\n".join(lines + [f"* {sentence.text}" for sentence in experiment.facts.verdict])
+    """The question, its answer, the table of runs and, where numbers mean something, the sentences about them."""
+    facts = experiment.facts
+    lines = [
+        f"{experiment.title} (scale {experiment.scale})",
+        facts.question,
+        facts.caveat or facts.answer,
+        "",
+    ]
+    lines += [run_text(experiment), ""]
+    said = [] if facts.caveat else [f"* {sentence.text}" for sentence in evidence(facts)]
+    return "\n".join([*lines, *said])
 
 
 def summary(folders: Sequence[Path], report: Path | None) -> str:
@@ -29,7 +37,7 @@ def summary(folders: Sequence[Path], report: Path | None) -> str:
         said = (
             experiment_text(experiment)
             if alone
-            else f"{experiment.title}: {answer(experiment.facts.verdict)}"
+            else f"{experiment.title}: {experiment.facts.caveat or experiment.facts.answer}"
         )
         if report is not None:
             page = report / experiment.scale / f"{experiment.name}.html"

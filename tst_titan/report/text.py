@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from tst_titan import text
 from tst_titan.compare.metrics import metric_of
 from tst_titan.compare.numbers import Number
-from tst_titan.compare.results import Sentence
+from tst_titan.compare.results import Facts, Sentence
 from tst_titan.text import GAP, value_text
 
 AXES = {
@@ -41,9 +39,11 @@ def signed_text(number: Number | None) -> str:
     return GAP if number is None else text.signed_text(number.value, number.unit)
 
 
-def answer(verdict: Iterable[Sentence]) -> str:
-    """The first result of a verdict; empty where there is none."""
-    return next((sentence.text for sentence in verdict if sentence.kind == "result"), "")
+def evidence(facts: Facts) -> list[Sentence]:
+    """The verdict without its caveat; with several seeds, what all of them say comes first."""
+    found = [sentence for sentence in facts.verdict if sentence.kind != "caveat"]
+    several = len({run.seed for run in facts.runs}) > 1
+    return sorted(found, key=lambda sentence: sentence.kind != "noise") if several else found
 
 
 def cell_note(number: Number) -> str:

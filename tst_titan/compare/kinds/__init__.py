@@ -47,6 +47,10 @@ class Kind:
         """What these numbers say."""
         yield from ()
 
+    def answer(self, results: Results) -> str:
+        """The experiment's question answered in a sentence or two, where it is not pairwise; "" without numbers."""
+        return next((sentence.text for sentence in self.sentences(results) if sentence.kind == "result"), "")
+
     def reproduction(self, results: Results) -> Iterator[str] | None:
         """Whether the paper's version comes out; None where the pairs say so."""
         return None

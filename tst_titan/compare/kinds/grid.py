@@ -14,13 +14,13 @@ from scipy import stats
 
 from tst_titan import paper
 from tst_titan.compare.kinds import Kind
-from tst_titan.compare.metrics import TASK, metric_of, metric_rank
+from tst_titan.compare.metrics import HELDOUT, TASK, metric_of, metric_rank
 from tst_titan.compare.noise import LARGE, t_quantile
 from tst_titan.compare.numbers import Number, difference, merge_sources, missing
 from tst_titan.compare.results import Results, Sentence
 from tst_titan.compare.runs import RunData
 from tst_titan.compare.seeds import difference_over_seeds, mean_over_seeds, values_of
-from tst_titan.compare.sentences import COMPARED, in_group, said
+from tst_titan.compare.sentences import COMPARED, between, in_group, said
 from tst_titan.compare.spec import ComparisonSpec, PublishedCell
 from tst_titan.config.comparison import ComparisonOptions
 from tst_titan.text import interval_text, value_text
@@ -82,6 +82,34 @@ class Grid(Kind):
             if cells and not any(cell.exists for cell in cells):
                 words = metric_of(metric).words or metric
                 yield Sentence(kind="gap", text=f"No {words} of any run: {cells[0].reason}.")
+
+    def answer(self, results: Results) -> str:
+        """How many cells win, and the best: of the held-out loss, else of the first metric that has gains."""
+        metrics = sorted(
+            dict.fromkeys(metric for _, metric in grids_of(results)), key=lambda name: name not in HELDOUT
+        )
+        for metric in metrics:
+            grids = [group for group, name in grids_of(results) if name == metric]
+            gains = [
+                (gain.number, group, place, gain)
+                for group in grids
+                for place, gain in cells_of(results, group, metric, ".gain").items()
+                if gain.exists
+            ]
+            if not gains:
+                continue
+            better = [gain for number, _, _, gain in gains if number > 0]
+            surely = sum(gain.low is not None and gain.low > 0 for gain in better)
+            number, group, (size, fraction), gain = max(gains, key=lambda found: found[0])
+            where = f"s = {size:g}, r = {fraction:g}" + (f" ({group})" if group else "")
+            what = metric_of(metric).label.lower()
+            return (
+                f"Of {len(gains)} cells {len(better)} beat the baseline of equal FLOPs in {what}, "
+                f"{surely} of them by more than the noise. Best: {where}, {abs(number):.4f} {gain.unit} "
+                f"{'better' if number > 0 else 'worse'}{between(gain, 4)}"
+                + (", which is partly luck." if len(gains) >= _MANY_CELLS else ".")
+            )
+        return ""
 
     def reproduction(self, results: Results) -> Iterator[str]:
         """Sides of the baseline, ranks and best cell of every grid, against the paper's."""
@@ -334,7 +362,8 @@ def _results(results: Results, group: str, metric: str) -> Iterator[str]:
         f"Of {len(gains)} cells {len(better)} beat the baseline, {len(surely)} of them by more than the noise."
     )
     if len(gains) >= _MANY_CELLS:
-        yield f"{in_group(group)}The best of {len(gains)} cells is partly luck: its gain is flattered."
+        luck = "its gain is flattered" if gain.number > 0 else "even so it is behind the baseline"
+        yield f"{in_group(group)}The best of {len(gains)} cells is partly luck: {luck}."
 
 
 def _reproduction(results: Results, group: str, name: str) -> Iterator[str]:
@@ -418,9 +447,10 @@ def _our_lines(
         drawing.write_in(axes, textwrap.fill("not measured: " + "; ".join(reasons), 44))
     if baseline is not None and baseline.exists:
         axes.axhline(baseline.number, color=drawing.BASELINES[0], linewidth=1.0, linestyle="--")
-    for size in dict.fromkeys(cell.bag_size for cell in cells):
+    sizes = dict.fromkeys(cell.bag_size for cell in cells)
+    for size, shift in zip(sizes, drawing.shifts(len(sizes)), strict=True):
         line = [cell for cell in cells if cell.bag_size == size and cell.note != BAG_LOSS]
-        drawing.line(axes, line, "bag_fraction", looks[size or 0.0])
+        drawing.line(axes, line, "bag_fraction", looks[size or 0.0], shift=shift)
 
 
 def _paper_lines(axes: Axes, rows: pd.DataFrame, looks: dict[float, Look]) -> None:

@@ -12,7 +12,7 @@ from tst_titan.compare.noise import t_quantile
 from tst_titan.compare.numbers import Number, difference, missing
 from tst_titan.compare.results import Results, Sentence
 from tst_titan.compare.runs import LOSS_UNIT, RunData
-from tst_titan.compare.sentences import amount, in_group
+from tst_titan.compare.sentences import amount, between, in_group
 from tst_titan.compare.spec import BASELINE, ComparisonSpec
 from tst_titan.text import value_text
 
@@ -130,6 +130,23 @@ class Sweep(Kind):
                 text = f"{head}each at its own best {self.words}, {row.run} minus baseline: {amount(row)}."
                 yield Sentence(kind="result", text=text)
 
+    def answer(self, results: Results) -> str:
+        """Series against baseline: each at its own best x, or x by x where none is sought."""
+        metric = "best_difference" if self.is_tuned else "difference"
+        said = []
+        for row in results.select("sweep", metric=metric):
+            if row.exists:
+                where = (
+                    f"each at its own best {self.words}" if self.is_tuned else f"at {self.words} {row.x:g}"
+                )
+                noise = {True: "", False: ", within the noise", None: ", error not known"}[row.excludes_zero]
+                gap = (
+                    f"{abs(row.number):.4f} nats per training token {'lower' if row.number < 0 else 'higher'}"
+                )
+                text = f"{in_group(row.group)}{where}, {row.run} ends {gap} than the baseline"
+                said.append(f"{text}{between(row, 4)}{noise}.")
+        return " ".join(said)
+
     def draw(self, results: Results, folder: Path) -> list[Panel]:
         """A line a variant, groups side by side; a ring marks the best point of each."""
         from tst_titan.report import drawing
@@ -144,14 +161,15 @@ class Sweep(Kind):
         figure, places = drawing.side_by_side(len(groups))
         for axes, group in zip(places, groups, strict=True):
             members = [row for row in rows if row.group == group]
-            for name in dict.fromkeys(row.run for row in members):
+            names = dict.fromkeys(row.run for row in members)
+            for name, shift in zip(names, drawing.shifts(len(names)), strict=True):
                 series = {
                     what: [row for row in members if (row.run, row.metric) == (name, what)]
                     for what in ("final_loss", "best")
                 }
-                drawing.line(axes, series["final_loss"], "x", looks[name], width=0.9)
+                drawing.line(axes, series["final_loss"], "x", looks[name], width=0.9, shift=shift)
                 for best in series["best"]:
-                    drawing.ring(axes, best.x, best, looks[name])
+                    drawing.ring(axes, best.x, best, looks[name], shift)
             ticks = sorted({row.x for row in members if row.metric == "final_loss" and row.x is not None})
             axes.set_xscale("log")
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

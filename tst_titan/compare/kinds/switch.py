@@ -77,6 +77,11 @@ class SwitchKind(Kind):
                 text = f"Every doubling of the bag size adds {growth}."
                 yield Sentence(kind="result", text=in_group(row.group) + text)
 
+    def answer(self, results: Results) -> str:
+        """How jumps grow with the bag size; every jump where there are too few to tell."""
+        said = [sentence.text for sentence in self.sentences(results)]
+        return " ".join([text for text in said if "doubling" in text] or said)
+
     def draw(self, results: Results, folder: Path) -> list[Panel]:
         """Jump and recovery over the bag size, a line a group."""
         from tst_titan.report import drawing
@@ -87,9 +92,11 @@ class SwitchKind(Kind):
         looks = drawing.looks_of_names({row.group: False for row in rows})
         figure, places = drawing.figure_of(len(_SHOWN), 1, row_height=2.4, sharex=True)
         for (axes,), (metric, label) in zip(places, _SHOWN.items(), strict=True):
-            for group, look in looks.items():
+            for (group, look), shift in zip(looks.items(), drawing.shifts(len(looks)), strict=True):
                 line = [row for row in rows if (row.group, row.metric) == (group, metric)]
-                drawing.line(axes, sorted(line, key=lambda row: row.bag_size or 0.0), "bag_size", look)
+                drawing.line(
+                    axes, sorted(line, key=lambda row: row.bag_size or 0.0), "bag_size", look, shift=shift
+                )
             sizes = sorted({row.bag_size or 0.0 for row in rows})
             axes.set_xscale("log", base=2)
             axes.set_xticks(sizes, [f"{size:g}" for size in sizes])

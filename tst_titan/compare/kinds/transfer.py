@@ -62,6 +62,10 @@ class Transfer(Kind):
             "result", _each(results, rows) if len(rows) <= _MANY_RUNS else _summary(results, rows)
         )
 
+    def answer(self, results: Results) -> str:
+        """The range over each group's runs."""
+        return " ".join(_summary(results, results.select("transfer", metric="worth")))
+
     def draw(self, results: Results, folder: Path) -> list[Panel]:
         """Worth against r, one line a bag size, groups side by side, the paper's in open markers."""
         from tst_titan.report import drawing
@@ -74,13 +78,15 @@ class Transfer(Kind):
         looks = drawing.looks_of_sizes({row.bag_size or 0.0 for row in worths})
         figure, places = drawing.side_by_side(len(groups))
         for axes, group in zip(places, groups, strict=True):
-            for size, look in looks.items():
+            for (size, look), shift in zip(looks.items(), drawing.shifts(len(looks)), strict=True):
                 for metric in ("worth", "paper.worth"):
                     line = [
                         row for row in rows if (row.group, row.bag_size, row.metric) == (group, size, metric)
                     ]
                     line.sort(key=lambda row: row.bag_fraction or 0.0)
-                    drawing.line(axes, line, "bag_fraction", look, width=0.9, hollow=metric != "worth")
+                    drawing.line(
+                        axes, line, "bag_fraction", look, width=0.9, hollow=metric != "worth", shift=shift
+                    )
             axes.axhline(1.0, color=drawing.INK, linewidth=0.8)
             axes.set_title(group, color=drawing.INK)
             axes.set_xlabel("Bag fraction r")
