@@ -189,13 +189,21 @@ def test_too_few_logged_steps_decide_nothing(tmp_path: Path) -> None:
     assert "too few logged steps to know the noise" in texts(comparison, "result")
 
 
-def test_seeds_are_paired_and_stated(tmp_path: Path) -> None:
+def test_training_losses_over_seeds_are_paired_on_the_same_text_alone(tmp_path: Path) -> None:
+    bags = tst(tmp_path, 2000, 3000, bag_size=2, seed=1)
+    runs = [baseline(tmp_path, 2000, 0.005, seed) for seed in (1, 2, 3)]
+    same = [tst(tmp_path, 2000, 3000, 1, noise=0.005, seed=seed) for seed in (1, 2, 3)]
+    assert make("seeds", [*runs, *same]).select("seeds")[-1].note == "paired"
+    assert make("seeds", [*runs, bags]).select("seeds")[-1].note == "unpaired"
+
+
+def test_seeds_are_stated(tmp_path: Path) -> None:
     runs = [baseline(tmp_path, 2000, 0.005, seed) for seed in (1, 2, 3)]
     runs += [tst(tmp_path, 2000, 3000, noise=0.005, seed=seed) for seed in (1, 2, 3)]
     comparison = make("seeds", runs)
     assert pairs(comparison) == [(f"base-2000-{seed}", f"tst-s6-r0.3-{seed}") for seed in (1, 2, 3)]
     (reference, run, found) = comparison.select("seeds")
-    assert found.note == "paired" and reference.n == run.n == 3 and found.excludes_zero
+    assert found.note == "unpaired" and reference.n == run.n == 3 and found.excludes_zero
     assert found.number == pytest.approx(law(3000) - law(2000), abs=0.01)
     losses = {number.run: number.number for number in comparison.select("run", metric="final_loss")}
     by_hand = np.mean([losses[f"tst-s6-r0.3-{s}"] - losses[f"base-2000-{s}"] for s in (1, 2, 3)])

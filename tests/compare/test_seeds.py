@@ -37,7 +37,7 @@ def test_pairing_uses_common_seeds_only_and_can_be_switched_off() -> None:
     reference, _, found = difference_over_seeds(REFERENCE | {9: 10.0}, RUN | {8: 0.0})
     assert found.note == PAIRED and reference.n == 4
     assert found.number == pytest.approx(sum(RUN.values()) / 4 - sum(REFERENCE.values()) / 4)
-    assert difference_over_seeds(REFERENCE, RUN, same_data_order=False)[2].note != PAIRED
+    assert difference_over_seeds(REFERENCE, RUN, same_text=False)[2].note != PAIRED
 
 
 def test_one_seed_says_nothing_about_noise() -> None:

@@ -1,7 +1,8 @@
 """Comparisons as flat rows, and the golden files: ``python tests/golden/numbers_of.py RESULTS`` makes them.
 
 ``results.tar.xz`` holds what comparisons read; ``numbers.csv.xz`` one row a number, in no program's own format.
-Both were made from what commit 6d325f6 left: all experiments at scale smoke, and the demo.
+Both were made from what commit 6d325f6 left: all experiments at scale smoke, and the demo. Changed since, because it
+was wrong: training losses over seeds, which end on different text, are no longer paired (smoke/seeds).
 """
 
 from __future__ import annotations

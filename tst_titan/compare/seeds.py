@@ -34,23 +34,24 @@ def difference_over_seeds(
     run: Mapping[int, float],
     confidence: float = 0.95,
     unit: str = "nats/token",
-    same_data_order: bool = True,
+    same_text: bool = True,
 ) -> tuple[Number, Number, Number]:
     """Compare two variants over seeds.
 
-    Runs of one seed share their data order and are subtracted from each other where at least two seeds are
-    common to both (paired t interval over those seeds). Otherwise, or where ``same_data_order`` is False, the
-    means of all seeds are compared with Welch's interval. With one seed on either side there is no interval.
+    A seed draws weights and data order for all runs alike, so runs of one seed are subtracted from each other where
+    at least two seeds are common to both (paired t interval over those seeds). Otherwise, or where ``same_text`` is
+    False, the means of all seeds are compared with Welch's interval. With one seed on either side there is no interval.
 
     Args:
         reference, run: metric by seed; at least one each.
         confidence: of the two-sided interval.
+        same_text: whether both variants were measured on the same text (``measured_on_same_text``).
 
     Returns:
         The reference's mean, the run's, and run minus reference, whose ``note`` says whether it is paired.
     """
     common = sorted(set(reference) & set(run))
-    paired = same_data_order and len(common) >= 2
+    paired = same_text and len(common) >= 2
     a, b = (
         np.array([part[seed] for seed in (common if paired else sorted(part))], dtype=float)
         for part in (reference, run)
@@ -61,6 +62,11 @@ def difference_over_seeds(
     gap = with_error(float(b.mean() - a.mean()), stderr, t_quantile(confidence, dof), unit, (), method)
     means = (mean_over_seeds(part, confidence, unit) for part in (a, b))
     return (*means, replace(gap, note=how))  # type: ignore[return-value]
+
+
+def measured_on_same_text(metric: str, reference: RunData, run: RunData) -> bool:
+    """Whether a metric of both is of the same text: training losses only where both have read as much of it."""
+    return metric != "final_loss" or reference.total("data_tokens") == run.total("data_tokens")
 
 
 def over_seeds(
@@ -86,7 +92,11 @@ def over_seeds(
             if not a or not b or (single and not (say_single and metric == "final_loss")):
                 continue
             found = difference_over_seeds(
-                values_of(a), values_of(b), options.confidence, METRICS[metric].unit
+                values_of(a),
+                values_of(b),
+                options.confidence,
+                METRICS[metric].unit,
+                measured_on_same_text(metric, reference, run),
             )
             of = [merge_sources(*part.values()) for part in (a, b)]
             sources = (*of, merge_sources(*of))

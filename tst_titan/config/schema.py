@@ -172,6 +172,7 @@ class DataConfig(Strict):
     batch_sequences: PositiveInt = Field(description="B, sequences per step = lanes")
     allow_repeat: bool = Field(False, description="read on from the start when the corpus ends")
     limit_tokens: PositiveInt | None = Field(None, description="use only the first tokens of the corpus")
+    order: NonNegativeInt = Field(0, description="which order of the data; 0 is the corpus's own")
 
 
 class StageConfig(Strict):

@@ -2,8 +2,10 @@
 
 Sequence i of every batch reads on in lane i, window after window of whatever length its phase needs.
 The data position of a run is therefore one integer, the tokens read per lane so far; it means the same for
-every bag size and every number of ranks.
+every bag size and every number of ranks. Another order of the data begins every lane at another place.
 """
+
+import hashlib
 
 import numpy as np
 
@@ -20,13 +22,20 @@ class Lanes:
         n_lanes: sequences in a global batch.
         allow_repeat: go back to a lane's beginning after its end, instead of raising.
         limit_tokens: cut only the stream's first tokens into lanes.
+        order: which order; in 0 every lane begins at its first token, in any other at a place drawn for that lane and
+            order, and goes on at its first token after its last one.
 
     Raises:
         UserError: `n_lanes` < 1 or the stream has fewer tokens than lanes.
     """
 
     def __init__(
-        self, stream: TokenStream, n_lanes: int, allow_repeat: bool = False, limit_tokens: int | None = None
+        self,
+        stream: TokenStream,
+        n_lanes: int,
+        allow_repeat: bool = False,
+        limit_tokens: int | None = None,
+        order: int = 0,
     ):
         if n_lanes < 1:
             raise UserError(f"a batch needs at least 1 sequence, found {n_lanes}")
@@ -37,6 +46,7 @@ class Lanes:
         self.n_lanes = n_lanes
         self.allow_repeat = allow_repeat
         self.lane_length = tokens // n_lanes
+        self._begins = [_begin(order, lane) % self.lane_length for lane in range(n_lanes)]
 
     def read(
         self,
@@ -73,7 +83,7 @@ class Lanes:
             raise IndexError(f"lane {lane} is not among {self.n_lanes} lanes")
         done, length = 0, len(row)
         while done < length:
-            offset = (position + done) % self.lane_length
+            offset = (self._begins[lane] + position + done) % self.lane_length
             piece = min(length - done, self.lane_length - offset)
             self.stream.read_into(lane * self.lane_length + offset, row[done : done + piece])
             done += piece
@@ -85,6 +95,13 @@ class Lanes:
     def unique_tokens(self, position: int) -> int:
         """Distinct tokens of the corpus read at `position`, over all lanes."""
         return min(position, self.lane_length) * self.n_lanes
+
+
+def _begin(order: int, lane: int) -> int:
+    """Where a lane begins, before the lane's length is known: the same in every version of every library."""
+    if not order:
+        return 0
+    return int.from_bytes(hashlib.blake2b(f"{order} {lane}".encode(), digest_size=8).digest())
 
 
 def needed_per_lane(position: int, steps: int, advance: int, window: int) -> int:

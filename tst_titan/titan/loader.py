@@ -106,6 +106,7 @@ def open_lanes(manifest: Path, data: DataConfig) -> Lanes:
         n_lanes=data.batch_sequences,
         allow_repeat=data.allow_repeat,
         limit_tokens=data.limit_tokens,
+        order=data.order,
     )
 
 

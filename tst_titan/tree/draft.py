@@ -142,6 +142,8 @@ class Draft:
                 batch_sequences=self.size.batch_sequences,
                 allow_repeat=self.scale.allow_repeat or self.limit is not None,
                 limit_tokens=self.limit,
+                # The scale's own seed reads the corpus as it lies: one seed's results are those of earlier versions.
+                order=0 if self.seed == self.scale.seed else self.seed,
             ),
             "superposition": bag.model_dump(exclude={"bag_fraction"}) if bag else None,
             "optimizer": OptimizerConfig(

@@ -19,7 +19,7 @@ from tst_titan.compare.noise import LARGE, t_quantile
 from tst_titan.compare.numbers import Number, difference, merge_sources, missing
 from tst_titan.compare.results import Results, Sentence
 from tst_titan.compare.runs import RunData
-from tst_titan.compare.seeds import difference_over_seeds, mean_over_seeds, values_of
+from tst_titan.compare.seeds import difference_over_seeds, mean_over_seeds, measured_on_same_text, values_of
 from tst_titan.compare.sentences import COMPARED, between, in_group, said
 from tst_titan.compare.spec import ComparisonSpec, PublishedCell
 from tst_titan.config.comparison import ComparisonOptions
@@ -296,7 +296,10 @@ def _gain(
         (own,), (other,) = ours.values(), theirs.values()
         gap = difference(own, other, t_quantile(options.confidence, dof))
     else:
-        gap = difference_over_seeds(values_of(theirs), values_of(ours), options.confidence, unit)[2]
+        same_text = measured_on_same_text(metric, baselines[0], here[0])
+        gap = difference_over_seeds(values_of(theirs), values_of(ours), options.confidence, unit, same_text)[
+            2
+        ]
     sign, ends = _sign(metric), [gap.low, gap.high]
     low, high = (None if end is None else sign * end for end in (ends if sign > 0 else reversed(ends)))
     return Number(sign * gap.number, unit, sources, gap.stderr, low, high, _GAIN_METHOD)
