@@ -52,37 +52,40 @@ def ask(tmp_path, monkeypatch, capsys):
     return recommend
 
 
-def test_own_grids_are_found_and_change_the_answer(tmp_path, ask):
+OWN = ("--results", "results")
+
+
+def test_own_grids_join_when_asked_and_change_the_answer(tmp_path, ask):
     published, said = ask()
     assert said == "" and any(
         "outside" in reason or "param" in reason for reason in published["extrapolates"]
     )
     write_grid(tmp_path)
-    own, said = ask()
-    assert "with 6 own cells of cpu-small-short-2000" in said
+    own, said = ask(*OWN)
+    assert "cpu-small-short-2000: 6 own cells, best s = 8, r = 0.4 with 0.04" in said
     # The law that the runs were made from promises less than the paper's models do.
     expected = law(STEPS) - law(STEPS + 8 * 0.4 * 100)
     assert expected == pytest.approx(0.0445, abs=0.001)
     assert abs(own["best"]["gain"] - expected) < abs(published["best"]["gain"] - expected)
     assert own["extrapolates"] == []
-    assert ask("--published-only") == (published, "")
+    assert ask() == (published, "")
     assert ask("--results", "elsewhere") == (published, "")
 
 
 def test_a_grid_that_two_experiments_share_counts_once(tmp_path, ask):
     write_grid(tmp_path)
-    once, _ = ask()
+    once, _ = ask(*OWN)
     write_grid(tmp_path, "figure_5")
-    twice, said = ask()
-    assert twice == once and "with 6 own cells" in said
+    twice, said = ask(*OWN)
+    assert twice == once and ": 6 own cells" in said
     # Named as well as found: the same cells again.
-    assert ask("--comparison", "results/compare/cpu/figure_4/comparison.json")[0] == once
+    assert ask(*OWN, "--comparison", "results/compare/cpu/figure_4/comparison.json")[0] == once
 
 
 def test_a_scale_that_means_nothing_is_left_out(tmp_path, ask):
     published, _ = ask()
     write_grid(tmp_path, "plumbing", caveat="These numbers mean nothing.")
-    assert ask() == (published, "")
+    assert ask(*OWN) == (published, "")
 
 
 def test_a_comparison_that_cannot_be_read_is_named_and_left_out(tmp_path, ask):
@@ -90,13 +93,13 @@ def test_a_comparison_that_cannot_be_read_is_named_and_left_out(tmp_path, ask):
     broken = tmp_path / "results/compare/cpu/broken/comparison.json"
     broken.parent.mkdir(parents=True)
     broken.write_text("{")
-    found, said = ask()
+    found, said = ask(*OWN)
     assert found == published and "results/compare/cpu/broken/comparison.json is left out" in said
 
 
 def test_a_grid_of_other_weights_does_not_join_the_uniform_ones(tmp_path, ask, capsys):
     published, _ = ask()
     write_grid(tmp_path, "power", weighting="power")
-    assert ask() == (published, "")
+    assert ask(*OWN) == (published, "")
     assert cli.main([*ASK, "--comparison", "results/compare/cpu/power/comparison.json"]) == 2
     assert "no grid" in capsys.readouterr().err

@@ -99,7 +99,12 @@ def test_orders_differ_and_lanes_do_not_turn_together(stream: TokenStream) -> No
     first = {order: Lanes(stream, 4, order=order).read(0, 1)[:, 0] for order in range(4)}
     assert len({tuple(tokens) for tokens in first.values()}) == 4
     assert len(set(first[1] - first[0])) > 1
-    assert first[1].tolist() == [40, 171, 253, 326]  # for ever: finished runs of a seed must resume and be told apart
+    assert first[1].tolist() == [
+        40,
+        171,
+        253,
+        326,
+    ]  # for ever: finished runs of a seed must resume and be told apart
 
 
 @given(

@@ -20,7 +20,17 @@ from tst_titan.compare.results import Facts, RunFacts, StageFacts
 from tst_titan.errors import UserError
 from tst_titan.paper import recommend as command
 from tst_titan.paper.advice import BAG_FRACTIONS, make_target, recommend
-from tst_titan.paper.fit import BaselineModel, GainModel, cell_noise, features, fit, fit_baseline, held_out
+from tst_titan.paper.fit import (
+    BaselineModel,
+    Correction,
+    GainModel,
+    cell_noise,
+    correct,
+    features,
+    fit,
+    fit_baseline,
+    held_out,
+)
 from tst_titan.paper.observations import (
     COLUMNS,
     comparison_observations,
@@ -50,7 +60,9 @@ def synthetic(model: GainModel) -> pd.DataFrame:
         rows.append(
             part.assign(parameters=parameters, latents=latents, total_steps=latents / 1e6, group=name)
         )
-    return pd.concat(rows, ignore_index=True).assign(model="x", source="s", baseline_loss=3.0)[list(COLUMNS)]
+    return pd.concat(rows, ignore_index=True).assign(model="x", source="s", baseline_loss=3.0, stderr=0.0)[
+        list(COLUMNS)
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -270,18 +282,58 @@ def own_frame(scale: float) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def test_own_results_enter_the_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    target = make_target("10M", 4000 * 2**18)
-    before = recommend(target)
-    own = own_observations(own_frame(0.5))
-    after = recommend(target, pd.concat([PUBLISHED, own], ignore_index=True))
-    assert after.best.gain < before.best.gain
+MINE = {"parameters": 1e7, "latents": 4000.0 * 2**18}
+
+
+def own_correction(*own: pd.DataFrame) -> Correction:
+    return correct(fit(PUBLISHED), PUBLISHED, pd.concat(own))
+
+
+@pytest.mark.parametrize("times", [0.1, 0.5, 2.0])
+def test_own_results_correct_the_law_where_they_were_measured_and_nowhere_else(
+    times: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, own = make_target("10M", MINE["latents"]), own_observations(own_frame(times))
+    before, after = recommend(target), recommend(target, own)
+    assert after.best.gain == pytest.approx(times * before.best.gain, rel=0.02, abs=0.005)
     assert after.extrapolates == [] and before.extrapolates != []
+    for name in ("270M", "600M", "3B"):
+        published = make_target(name, 20000 * paper.MODELS[name].latents_per_step)
+        mine, theirs = (recommend(published, own=part).best for part in (own, None))
+        assert mine.bag_size == theirs.bag_size and mine.gain == pytest.approx(theirs.gain, rel=1e-6)
     path = tmp_path / "own.csv"
-    own_frame(0.5).to_csv(path, index=False)
+    own_frame(times).to_csv(path, index=False)
     arguments = ["--model", "10M", "--latents", str(4000 * 2**18), "--own-results", str(path), "--json"]
     assert command.main(arguments) == 0
-    assert json.loads(capsys.readouterr().out)["best"]["gain"] == pytest.approx(after.best.gain)
+    said = capsys.readouterr()
+    assert json.loads(said.out)["best"]["gain"] == pytest.approx(after.best.gain)
+    assert "mine-4000: 6 own cells, best s = 8, r = 0.2" in said.err
+
+
+def test_answers_never_get_worse_on_the_published_cells_whatever_was_measured() -> None:
+    """A toy grid, a near twin of a published group, and noise: the predictions for published groups stay."""
+    near = own_frame(0.3).assign(parameters=3e8, latents_per_step=2**20, total_steps=20000, model="near")
+    toy = own_frame(3.0).assign(parameters=84_000, latents_per_step=2048, total_steps=300, model="toy")
+    found = own_correction(own_observations(near), own_observations(toy))
+    places = PUBLISHED.groupby("group")[["parameters", "latents"]].first()
+    factors = [found.factor(*place) for place in places.to_numpy(float)]
+    assert factors == pytest.approx([1.0] * len(factors), abs=1e-5)
+    law = fit(PUBLISHED)
+    measured = 3.0 * law.amplitude(MINE["latents"] / MINE["parameters"]) / law.amplitude(300 * 2048 / 84_000)
+    assert found.factor(84_000, 300 * 2048) == pytest.approx(float(measured), rel=0.02)
+
+
+def test_a_noisy_grid_corrects_less_than_a_sure_one() -> None:
+    sure, noisy = (own_observations(own_frame(0.5).assign(stderr=error)) for error in (0.0005, 0.05))
+    corrections = [own_correction(part).factor(**MINE) for part in (sure, noisy)]
+    assert 0.49 < corrections[0] < 0.52 and 0.9 < corrections[1] < 1.0
+
+
+def test_where_bags_lost_the_answer_says_so() -> None:
+    target = make_target("10M", MINE["latents"])
+    losing = recommend(target, own_observations(own_frame(-0.5)))
+    assert losing.best == recommend(target).best
+    assert "bags lost in your own runs" in losing.extrapolates[0]
 
 
 def test_own_results_that_do_not_fit_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -312,7 +364,8 @@ def test_grids_of_a_comparison_enter_the_fit(tmp_path: Path) -> None:
     ]
     cells = [
         Number(3.0).at("grid", "final_loss", group="small", bag_size=1.0, bag_fraction=0.0),
-        Number(2.9).at("grid", "final_loss", **place), Number(0.1).at("grid", "final_loss.gain", **place),
+        Number(2.9).at("grid", "final_loss", **place),
+        Number(0.1, stderr=0.01).at("grid", "final_loss.gain", **place),
         Number(2.9).at("grid", "final_loss", **bag), missing("r = 1").at("grid", "final_loss.gain", **bag),
     ]  # fmt: skip
     write_results(Results(facts, [*budgets, *cells], curves), tmp_path)

@@ -68,6 +68,7 @@ def test_stages_of_format_1_are_what_they_are_today():
     for row in old:
         today = project(row["scale"]).stages[row["path"]].config
         found = parse_format_1(row["stage_yaml"])
+        assert found is not None and today is not None
         assert (
             found.data.order == 0
         )  # it had one order for all seeds, so what further seeds trained is not today's

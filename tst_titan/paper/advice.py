@@ -10,16 +10,22 @@ from scipy.optimize import linprog
 
 from tst_titan import paper
 from tst_titan.errors import UserError
-from tst_titan.paper.fit import GainModel, HeldOut, fit, fit_baseline, held_out
+from tst_titan.paper.fit import (
+    CELL_NOISE,
+    Correction,
+    GainModel,
+    HeldOut,
+    correct,
+    fit,
+    fit_baseline,
+    held_out,
+)
 from tst_titan.paper.observations import published_baselines, published_observations
 from tst_titan.text import amount, parse_amount
 
 BAG_SIZES = np.arange(2, 17)
 BAG_FRACTIONS = np.round(np.arange(0.10, 0.901, 0.05), 2)
 """What is offered: the range of the published grids."""
-
-CELL_NOISE = 0.002
-"""Scatter of a published cell in nats/token (docs/recommend.md); gains that close are the same."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ def make_target(model: str, latents: float, latents_per_step: int | None = None)
 
 def recommend(
     target: Target,
-    observations: pd.DataFrame | None = None,
+    own: pd.DataFrame | None = None,
     max_data_tokens: float | None = None,
     latents_per_second: float | None = None,
     mfu: float | None = None,
@@ -117,7 +123,8 @@ def recommend(
     """Bag size and bag fraction with the largest predicted gain.
 
     Args:
-        observations: gains to fit; default the paper's. Columns: ``tst_titan.paper.observations.COLUMNS``.
+        own: own gains, which correct the published law around themselves. Columns:
+            ``tst_titan.paper.observations.COLUMNS``.
         max_data_tokens: data tokens that there are; a run reads latents * (1 + r (s - 1)).
         latents_per_second: measured, over all devices: gives hours instead of device-hours.
         mfu, peak_tflops: together, device-hours from 6 * parameters FLOPs per latent.
@@ -126,10 +133,11 @@ def recommend(
     Raises:
         UserError: fewer data tokens than the smallest setting reads.
     """
-    observations = published_observations() if observations is None else observations
-    baselines = published_baselines()
+    observations, baselines = published_observations(), published_baselines()
     model, errors = fit(observations), held_out(observations, baselines)
-    settings = _settings(target, model, errors, confidence)
+    own = observations[:0] if own is None else own
+    correction = correct(model, observations, own)
+    settings = _settings(target, model, correction, errors, confidence)
     if max_data_tokens is not None:
         affordable = [item for item in settings if item.data_tokens <= max_data_tokens]
         if not affordable:
@@ -154,13 +162,23 @@ def recommend(
         baseline_error=baseline.held_out_rmse if dense else None,
         device_hours=hours,
         hours_from=source,
-        extrapolates=extrapolations(target, observations),
+        extrapolates=extrapolations(target, observations, correction),
         published_best=_published_best(target),
     )
 
 
-def extrapolations(target: Target, observations: pd.DataFrame) -> list[str]:
-    """Why the target lies outside the observations; [] inside their convex hull in log size and log latents."""
+def extrapolations(target: Target, observations: pd.DataFrame, correction: Correction) -> list[str]:
+    """Why the target lies outside what was measured.
+
+    [] inside the published groups' convex hull in log size and log latents, and near an own group.
+    """
+    place = (target.parameters, target.latents)
+    if correction.is_near(*place, losing=True):
+        return [
+            "near this size and length bags lost in your own runs, which the law cannot hold: expect no gain"
+        ]
+    if correction.is_near(*place):
+        return []
     reasons = []
     groups = observations.groupby("group")[["parameters", "latents"]].first()
     if target.is_published and target.name == "10B-A1B":
@@ -203,10 +221,13 @@ def _in_hull(points: np.ndarray, target: Target) -> bool:
     return bool(found.fun <= 0.01)
 
 
-def _settings(target: Target, model: GainModel, errors: HeldOut, confidence: float) -> list[Setting]:
+def _settings(
+    target: Target, model: GainModel, correction: Correction, errors: HeldOut, confidence: float
+) -> list[Setting]:
     """Every offered setting."""
     s, r = (axis.ravel() for axis in np.meshgrid(BAG_SIZES, BAG_FRACTIONS, indexing="ij"))
     gains = model.gain(target.parameters, target.latents, s, r)
+    gains = gains * correction.factor(target.parameters, target.latents)
     factor = errors.factor(confidence)
     made = []
     for bag_size, fraction, gain in zip(s, r, gains, strict=True):

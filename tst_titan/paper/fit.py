@@ -23,6 +23,15 @@ FEATURES = ("1", "log s", "(log s)^2", "log r", "r", "1/(1-r)", "log s/(1-r)")
 REFERENCE = (6.0, 0.3)
 """Bag size and bag fraction at which the shape is 1; also the fixed choice that a recommendation has to beat."""
 
+CELL_NOISE = 0.002
+"""Scatter of a published cell in nats/token (docs/recommend.md); gains that close are the same."""
+
+NEAR = float(np.log(3))
+"""How far own groups correct the law around themselves: a factor of three in parameters or latents."""
+
+UNKNOWN = float(np.log(2))
+"""How far the law may be off where nothing was published, as a standard deviation of the log gain."""
+
 _ROUNDS = 100
 _FEWEST_CELLS = 20
 _NEAR_OPTIMUM = 0.5
@@ -152,6 +161,67 @@ def held_out(observations: pd.DataFrame, baselines: pd.DataFrame) -> HeldOut:
     table = pd.DataFrame(rows)
     relative = float(np.sqrt((table["log_error"] ** 2).mean()))
     return HeldOut(table, relative, len(names))
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What own groups say about the law around themselves, by kriging of the log gain over log size and log latents.
+
+    The published groups enter as points without correction, so that answers for them stay as they are, and an own
+    group counts the less, the noisier its gains are.
+
+    Attributes:
+        places: log parameters and log latents, the published groups first, shape (groups, 2).
+        values: log of measured over predicted gain, shape (groups,); 0 for published groups.
+        noise: variance of ``values`` over ``UNKNOWN`` squared, shape (groups,).
+        losing: places of own groups in which bags lose on the whole: no factor can hold that.
+    """
+
+    places: np.ndarray
+    values: np.ndarray
+    noise: np.ndarray
+    losing: np.ndarray
+
+    def factor(self, parameters: float, latents: float) -> float:
+        """By how much to multiply the law's gain for a target."""
+        here = _likeness(np.log([[parameters, latents]]), self.places)[0]
+        among = _likeness(self.places, self.places) + np.diag(self.noise + 1e-9)
+        return float(np.exp(here @ np.linalg.solve(among, self.values)))
+
+    def is_near(self, parameters: float, latents: float, losing: bool = False) -> bool:
+        """Whether an own group (or one in which bags lose) lies within ``NEAR``."""
+        places = self.losing if losing else self.places[self.noise > 0]
+        away = np.linalg.norm(places - np.log([parameters, latents]), axis=1)
+        return bool((away <= NEAR).any())
+
+
+def correct(model: GainModel, published: pd.DataFrame, own: pd.DataFrame) -> Correction:
+    """Hold own gains against the law that was fitted to the published ones.
+
+    Args:
+        own: columns as ``tst_titan.paper.observations.COLUMNS``.
+    """
+    columns = ["parameters", "latents"]
+    places = list(np.log(published.groupby("group")[columns].first().to_numpy(float)))
+    values, noise, losing = [0.0] * len(places), [0.0] * len(places), []
+    for _, cells in own.groupby("group", sort=False):
+        place = np.log(cells[columns].iloc[0].to_numpy(float))
+        law, gains = model.predict(cells), cells["gain"].to_numpy(float)
+        times = float(law @ gains / (law @ law))
+        if times <= 0:
+            losing.append(place)
+            continue
+        # The cells share a baseline, so their errors do not average out.
+        error = np.hypot(_rms(cells["stderr"].to_numpy(float)), CELL_NOISE) / abs(times * law.mean())
+        places.append(place)
+        values.append(float(np.log(times)))
+        noise.append(float(error / UNKNOWN) ** 2)
+    return Correction(np.array(places), np.array(values), np.array(noise), np.array(losing).reshape(-1, 2))
+
+
+def _likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Correlation of the law's error at places, shapes (n, 2) and (m, 2): (n, m)."""
+    return np.exp(-(((a[:, None] - b[None]) / NEAR) ** 2).sum(-1) / 2)
 
 
 def _hold_out(observations: pd.DataFrame, baselines: pd.DataFrame, name: str) -> dict[str, object]:

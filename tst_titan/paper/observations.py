@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tst_titan import paper
@@ -14,15 +15,21 @@ from tst_titan.errors import UserError
 
 COLUMNS = (
     "group", "model", "parameters", "total_steps", "latents", "bag_size", "bag_fraction", "baseline_loss",
-    "loss", "gain", "source",
+    "loss", "gain", "stderr", "source",
 )  # fmt: skip
-"""One row a TST run: group is model x steps; latents of the whole run; losses and gain in nats/token."""
+"""One row a TST run: group is model x steps; latents of the whole run; losses and gain in nats/token.
+
+``stderr`` is the gain's measured noise; the paper gives none, which is 0 here.
+"""
 
 OWN_COLUMNS = (
     "model", "total_steps", "bag_weighting", "metric", "bag_size", "bag_step_ratio", "value", "parameters",
     "latents_per_step",
 )  # fmt: skip
-"""What a user's own table needs: the columns of the published sweeps and two that the paper's models imply."""
+"""What a user's own table needs: the columns of the published sweeps and two that the paper's models imply.
+
+``stderr``, the standard error of a loss, may come with them.
+"""
 
 
 PLAIN_BAGS = {"weighting": "uniform", "sides": "full", "feeding": "longer_sequences"}
@@ -94,7 +101,7 @@ def comparison_observations(path: Path) -> pd.DataFrame:
     rows = _rows_of(read_results(path))
     if not rows:
         raise UserError(
-            f"{path}: holds no grid of final losses over bag size and bag fraction with ordinary bags"
+            f"{path}: holds no grid of final losses over bag size and bag fraction with ordinary bags and a known error"
         )
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -110,7 +117,7 @@ def _rows_of(compared: Results) -> list[dict[str, Any]]:
         for (size, fraction), gain in gains.items():
             run = compared.run_named[gain.runs[0]]
             plain = all(run.axes.get(axis, value) == value for axis, value in PLAIN_BAGS.items())
-            if not gain.exists or not 0 < fraction < 1 or not plain:
+            if not gain.exists or gain.stderr is None or not 0 < fraction < 1 or not plain:
                 continue
             steps = compared.metrics(run.name)["steps"].number
             model = f"{compared.scale}-{group or 'model'}"
@@ -118,7 +125,7 @@ def _rows_of(compared: Results) -> list[dict[str, Any]]:
                 "group": f"{model}-{steps:.0f}", "model": model, "parameters": _active_parameters(run.manifest),
                 "total_steps": steps, "latents": compared.value(run.name, "latents"), "bag_size": size,
                 "bag_fraction": fraction, "baseline_loss": baseline.value, "loss": losses[size, fraction].value,
-                "gain": gain.value, "source": run.manifest,
+                "gain": gain.value, "stderr": gain.stderr, "source": run.manifest,
             })  # fmt: skip
     return rows
 
@@ -134,7 +141,10 @@ def _active_parameters(manifest: str) -> float:
 def _from_sweeps(sweeps: pd.DataFrame, where: str = "published sweeps") -> pd.DataFrame:
     """Rows with bags, beside the baseline of their model, steps and weighting."""
     keys = ["model", "total_steps", "bag_weighting"]
-    baselines = sweeps[sweeps["bag_size"] == 1].groupby(keys)["value"].mean()
+    if "stderr" not in sweeps:
+        sweeps = sweeps.assign(stderr=0.0)
+    of_baselines = sweeps[sweeps["bag_size"] == 1].groupby(keys)[["value", "stderr"]].mean()
+    baselines = of_baselines["value"]
     inside = (sweeps["bag_size"] > 1) & (sweeps["bag_step_ratio"] > 0) & (sweeps["bag_step_ratio"] < 1)
     rows = sweeps[inside].reset_index(drop=True)
     places = list(zip(*(rows[key] for key in keys), strict=True))
@@ -155,6 +165,7 @@ def _from_sweeps(sweeps: pd.DataFrame, where: str = "published sweeps") -> pd.Da
             "bag_fraction": rows["bag_step_ratio"].astype(float),
             "baseline_loss": [float(baselines[place]) for place in places],
             "loss": rows["value"].astype(float),
+            "stderr": np.hypot(rows["stderr"], [float(of_baselines["stderr"][place]) for place in places]),
             "source": rows["source"],
         }
     )
@@ -172,7 +183,7 @@ def _published_3b() -> pd.DataFrame:
     row = {
         "group": "3B-20000", "model": "3B", "parameters": facts.parameters, "total_steps": 20000,
         "latents": 20000.0 * facts.latents_per_step, "bag_size": 6.0, "bag_fraction": 0.3,
-        "baseline_loss": baseline, "loss": loss, "gain": baseline - loss,
+        "baseline_loss": baseline, "loss": loss, "gain": baseline - loss, "stderr": 0.0,
         "source": f"{paper.SOURCE_SHORT}, tables 1 and 3",
     }  # fmt: skip
     return pd.DataFrame([row], columns=list(COLUMNS))

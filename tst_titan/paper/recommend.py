@@ -14,8 +14,8 @@ import pandas as pd
 
 from tst_titan import paper
 from tst_titan.errors import EXIT_USER_ERROR, UserError
-from tst_titan.paper.advice import CELL_NOISE, Recommendation, make_target, recommend
-from tst_titan.paper.fit import FEATURES, REFERENCE, cell_noise, fit, held_out
+from tst_titan.paper.advice import Recommendation, make_target, recommend
+from tst_titan.paper.fit import CELL_NOISE, FEATURES, REFERENCE, cell_noise, fit, held_out
 from tst_titan.paper.observations import (
     comparison_observations,
     own_observations,
@@ -60,6 +60,21 @@ def describe(found: Recommendation) -> str:
         lines.append(f"  the paper's best cell here: {found.published_best}")
     for reason in found.extrapolates:
         lines.append(f"  Extrapolated: {reason}.")
+    return "\n".join(lines)
+
+
+def describe_own(own: pd.DataFrame) -> str:
+    """A line an own group: its best cell, and what the published law expects there."""
+    model = fit(published_observations())
+    lines = []
+    for name, cells in own.groupby("group", sort=False):
+        best = int(cells["gain"].to_numpy(float).argmax())
+        cell = cells.iloc[best]
+        lines.append(
+            f"{name}: {len(cells)} own cells, best s = {cell['bag_size']:g}, r = {cell['bag_fraction']:g} with "
+            f"{cell['gain']:.4f} nats/token (standard error {cell['stderr']:.4f}); the published law alone expects "
+            f"{model.predict(cells)[best]:.4f}"
+        )
     return "\n".join(lines)
 
 
@@ -109,12 +124,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--comparison", type=Path, action="append", help="comparison.json of an own grid; repeats"
     )
     parser.add_argument(
-        "--results",
-        type=Path,
-        default=Path("results"),
-        help="folder whose grids of final losses join the published ones (default results)",
+        "--results", type=Path, help="results folder: all its grids of final losses correct the published law"
     )
-    parser.add_argument("--published-only", action="store_true", help="leave the results folder's grids out")
     parser.add_argument(
         "--evaluate", action="store_true", help="print coefficients and held-out errors instead"
     )
@@ -127,24 +138,24 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: something in the options or files does not fit.
     """
-    parts = [published_observations()]
+    parts = []
     if args.own_results is not None:
         try:
-            own = pd.read_csv(args.own_results)
+            table = pd.read_csv(args.own_results)
         except (OSError, ValueError) as error:
             raise UserError(f"--own-results {args.own_results}: cannot be read: {error}") from error
-        parts.append(own_observations(own, str(args.own_results)))
+        parts.append(own_observations(table, str(args.own_results)))
     parts += [comparison_observations(path) for path in args.comparison or []]
-    if not args.published_only:
+    if args.results is not None:
         own_grids, left_out = results_observations(args.results)
         parts += own_grids
-        print("".join(f"{line}\n" for line in left_out), end="", file=sys.stderr)
-    observations = without_repetition(pd.concat(parts, ignore_index=True))
-    if len(parts) > 1:
-        own = observations[len(parts[0]) :]
-        print(f"with {len(own)} own cells of {', '.join(own['group'].unique())}", file=sys.stderr)
+        for line in left_out:
+            print(line, file=sys.stderr)
+    own = without_repetition(pd.concat(parts, ignore_index=True)) if parts else None
+    if own is not None:
+        print(describe_own(own), file=sys.stderr)
     if args.evaluate:
-        print(describe_fit(observations))
+        print(describe_fit(published_observations()))
         return 0
     if not args.model or not args.latents:
         raise UserError("--model and --latents are needed (or --evaluate)")
@@ -153,7 +164,7 @@ def run(args: argparse.Namespace) -> int:
     target = make_target(args.model, parse_amount(args.latents), args.latents_per_step)
     limit = None if args.max_data_tokens is None else parse_amount(args.max_data_tokens)
     found = recommend(
-        target, observations, limit, args.latents_per_second, args.mfu, args.peak_tflops, args.confidence
+        target, own, limit, args.latents_per_second, args.mfu, args.peak_tflops, args.confidence
     )
     print(json.dumps(asdict(found), indent=1) if args.json else describe(found))
     return 0
