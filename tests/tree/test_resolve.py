@@ -437,3 +437,17 @@ class TestAScaleWithOneSize:
         )
         with pytest.raises(UserError, match="did you mean 'times'"):
             self.open(root, "prune", experiments="mine")
+
+    def test_a_mistake_in_a_file_that_nobody_asks_for_stops_nobody(self, root):
+        broken = root / "configs/experiments/broken.yaml"
+        write(broken, {"title": "t", "shows": "s", "runs": {"b": {"tims": 2}}})
+        write(
+            root / "configs/experiments/all.yaml",
+            {"title": "t", "experiments": ["broken", "mine"]},
+        )
+        opened = self.open(root, "mine")
+        assert opened.experiment_names == ("mine",)
+        assert set(opened.catalog.broken()) == {"broken", "all"} and "broken" not in opened.catalog.targets()
+        for asked in ("broken", "all"):
+            with pytest.raises(UserError, match=r"broken.yaml: (.|\n)*did you mean 'times'"):
+                self.open(root, asked)

@@ -52,6 +52,9 @@ class Project:
         catalog = Catalog(root / "configs")
         project = catalog.project(config, "config (configs/demo.yaml and --config)")
         known, targets = catalog.targets(), tuple(targets)
+        for word in targets:
+            if word in catalog.broken():
+                raise UserError(catalog.broken()[word])
         asked = [member for word in targets for member in known.get(word, ())]
         names = asked or [member for name in project.experiments for member in catalog.members(name)]
         below = f"{project.results}/data/"
@@ -75,7 +78,7 @@ class Project:
         try:
             self.experiment(name)
         except ScaleError as error:
-            names = self.catalog.experiments()
+            names = [name for name in self.catalog.experiments() if name not in self.catalog.broken()]
             fitting = [each for each in names if self.catalog.members(each) == (each,) and self._fits(each)]
             if asked or not fitting:
                 raise

@@ -92,6 +92,7 @@ class Catalog:
 
     folder: Path
     _models: dict[str, ModelConfig] = field(default_factory=dict)
+    _broken: dict[str, str] | None = None
 
     def project(self, content: Mapping[str, Any], source: str) -> ProjectConfig:
         """The project's own settings, checked.
@@ -165,6 +166,8 @@ class Catalog:
         names = self.experiments()
         found: dict[str, str] = {}
         for name in names:
+            if name in self.broken():
+                continue
             entry = self.entry(name)
             for table in entry.tables if isinstance(entry, ExperimentConfig) else ():
                 if table in found or table in names:
@@ -184,9 +187,25 @@ class Catalog:
         return self._models[name]
 
     def targets(self) -> dict[str, tuple[str, ...]]:
-        """Every name that can be asked for, with the experiments that it is about: tables are their experiment's."""
+        """Every name that can be asked for, with the experiments that it is about: tables are their experiment's.
+
+        Without the files that have a mistake: what is not asked for stops nobody.
+        """
         owners = self.tables()
-        return {name: self.members(owners.get(name, name)) for name in (*self.experiments(), *owners)}
+        names = [name for name in self.experiments() if name not in self.broken()]
+        return {name: self.members(owners.get(name, name)) for name in (*names, *owners)}
+
+    def broken(self) -> dict[str, str]:
+        """Experiments and collections that cannot be read, or hold one that cannot, with the first mistake of each."""
+        if self._broken is None:
+            found = {}
+            for name in self.experiments():
+                try:
+                    self.members(name)
+                except UserError as error:
+                    found[name] = str(error)
+            object.__setattr__(self, "_broken", found)
+        return self._broken or {}
 
 
 def check_name(path: Path) -> None:

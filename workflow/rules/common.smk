@@ -74,6 +74,9 @@ try:
     # run must not reach a job that was planned before.
     if workflow.is_main_process:
         recognise_format_1(PROJECT.stages, Path(PROJECT.results))
+    if workflow.is_main_process:
+        for _name, _mistake in PROJECT.catalog.broken().items():
+            print(f"{_name} cannot be asked for: {_mistake}", file=sys.stderr)
     if workflow.is_main_process and "plan" not in ASKED.targets:
         PROJECT.render()
         write_specs(PROJECT)
