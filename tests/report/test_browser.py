@@ -244,6 +244,13 @@ def test_without_scripts_or_plotly_the_static_figures_show(
     assert "Click a name" in tree and "A ring marks" in tree and "Loss against data tokens" not in tree
 
 
+def test_no_column_is_cut_off_on_a_desk(browser: Browser, site: Site) -> None:
+    for name in ("figure_3", "figure_4", "figure_1"):
+        browser.open(site.page(name), width=1280, height=900)
+        wide = "[...document.querySelectorAll('.scroll, .plate')].filter(e => e.scrollWidth > e.clientWidth).length"
+        assert browser.evaluate(wide) == 0, name
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_fits_a_phone(browser: Browser, site: Site, dark: bool) -> None:
     browser.open(site.page("figure_3"), width=390, height=800, dark=dark, phone=True)
