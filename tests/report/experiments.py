@@ -35,7 +35,7 @@ def pair(results: Path) -> dict[str, Any]:
             {"name": name, "label": {"tst": "TST s=6 r=0.3"}.get(name, name), "role": role, "seed": 0,
              "axes": {"bag_size": 6, "bag_fraction": 0.3} if bag_steps else {}, "stages": stages,
              "heldout": write_heldout(results, f"pair-{name[:3]}", stages, floor + 0.4),
-             "tasks": write_tasks(results, f"pair-{name[:3]}", stages, {"continuation": 0.41 - floor / 20}),
+             "tasks": write_tasks(results, f"pair-{name[:3]}", stages, {"heldout_continuation": 0.41 - floor / 20}),
              "paper": published}
         )  # fmt: skip
     return _spec("figure_3", "pair", "Equal FLOPs, equal loss, equal data", runs, paper="figure_3")

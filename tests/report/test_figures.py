@@ -210,7 +210,7 @@ def test_accuracies_stand_beside_the_papers(
     monkeypatch.chdir(site.root)
     experiment = read_results(site.folders["figure_3"])
     # as if arc_easy had been scored here too
-    scored = experiment.select("run", metric="accuracy/continuation")
+    scored = experiment.select("run", metric="accuracy/heldout_continuation")
     more = [replace(number, metric="accuracy/arc_easy") for number in scored]
     experiment = replace(experiment, numbers=[*experiment.numbers, *more])
     with styled():
@@ -225,7 +225,7 @@ def test_accuracies_stand_beside_the_papers(
     short = {run: published_runs("3B", run)["arc_easy"].iloc[0] for run in ("tst", "baseline")}
     longer = published_runs("3B", "baseline").set_index("total_steps").loc[36_000, "arc_easy"]
     assert papers == {**short, "baseline-1.8x": longer}
-    assert [number for number in drawn if number.metric == "accuracy/continuation"] == scored
+    assert [number for number in drawn if number.metric == "accuracy/heldout_continuation"] == scored
 
 
 def test_expert_load_is_the_logged_one(site: Site) -> None:
