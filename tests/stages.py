@@ -116,10 +116,12 @@ class Tree:
         return StageFolder.at(folder)
 
 
-def train(folder: StageFolder, check: bool = True) -> subprocess.CompletedProcess[str]:
+def train(folder: StageFolder, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Train a stage through the command that the rule calls."""
     done = subprocess.run(
-        [sys.executable, "-m", "tst_titan.cli", "train", str(folder.path)], capture_output=True, text=True
+        [sys.executable, "-m", "tst_titan.cli", "train", str(folder.path), *arguments],
+        capture_output=True,
+        text=True,
     )
     if check and done.returncode:
         raise AssertionError(f"training failed with {done.returncode}:\n{done.stdout}\n{done.stderr}")

@@ -14,7 +14,7 @@ import pytest
 from tests.stages import Tree
 from tst_titan.errors import UserError
 from tst_titan.run import launch
-from tst_titan.run.lock import writer_of
+from tst_titan.run.lock import release_snakemake, writer_of
 
 EIGHT = {"nodes": 8, "processes_per_node": 8, "gpus_per_node": 8, "cpus_per_node": 64, "init_timeout_s": 900}
 
@@ -74,6 +74,58 @@ def test_a_scratch_folder_that_is_missing_is_refused_before_training(tmp_path):
     assert done.returncode == 2 and "/proc/nothing" in done.stderr and "resource tmpdir" in done.stderr
     assert not (folder.path / "logs/attempts.json").exists()
     assert "resource tmpdir" in (folder.path / "logs/train.log").read_text()
+
+
+HOLD = "import sys; from pathlib import Path; from tst_titan.run.lock import release_snakemake;"
+HOLD += "release_snakemake(Path(sys.argv[1]), stay=True); print('held', flush=True); sys.stdin.read()"
+
+
+@pytest.fixture
+def locked(tmp_path):
+    """A working directory that a living process has locked as Snakemake does, and that process."""
+    owner = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert owner.stdout is not None and owner.stdout.readline() == "held\n"
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks/0.output.lock").write_text("results/x\n")
+    yield tmp_path, owner
+    owner.kill()
+    owner.communicate()
+
+
+def test_a_lock_of_snakemakes_is_removed_once_its_process_was_killed_and_not_before(locked):
+    folder, owner = locked
+    release_snakemake(folder, stay=False)
+    assert (folder / "locks/0.output.lock").exists()
+    owner.kill()
+    owner.wait()
+    release_snakemake(folder, stay=False)
+    assert not (folder / "locks").exists() and not list((folder / "tst-titan").iterdir())
+
+
+def test_with_another_owner_alive_here_or_on_another_host_a_lock_stays(locked):
+    folder, owner = locked
+    (other,) = (folder / "tst-titan").iterdir()
+    dead = other.with_name(f"{socket.gethostname()}.1")
+    dead.touch()
+    release_snakemake(folder, stay=False)
+    assert (folder / "locks/0.output.lock").exists() and dead.exists()
+    owner.communicate()  # its end is a good one
+    assert not other.exists()
+    (folder / "tst-titan/elsewhere.1").touch()
+    release_snakemake(folder, stay=False)
+    assert (folder / "locks/0.output.lock").exists()
+    (folder / "locks/0.output.lock").unlink()  # as --unlock does: nobody there has a lock either
+    release_snakemake(folder, stay=False)
+    assert not list((folder / "tst-titan").iterdir())
+
+
+def test_locks_without_an_owner_stay(tmp_path):
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks/0.input.lock").touch()
+    release_snakemake(tmp_path, stay=False)
+    assert (tmp_path / "locks/0.input.lock").exists()
 
 
 @pytest.mark.slow

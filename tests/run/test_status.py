@@ -71,7 +71,7 @@ def test_waiting(stage):
 
 
 def test_running(stage, writer):
-    Attempts(stage).begin(forced=False)
+    Attempts(stage).begin(automatic=True)
     _log(stage, 3, 6)
     status = StageStatus.of(stage)
     # 6 steps of 64 latents are left, at 32 a second.
@@ -93,14 +93,14 @@ def test_a_look_does_not_disturb(stage):
 @pytest.mark.parametrize(("status", "state"), [(85, "stopped"), (1, "failed"), (2, "failed")])
 def test_ended_without_a_manifest(stage, status, state):
     attempts = Attempts(stage)
-    attempts.begin(forced=False)
+    attempts.begin(automatic=True)
     attempts.end(status)
     assert StageStatus.of(stage).state == state
 
 
 def test_starting_and_died(stage, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "77")
-    Attempts(stage).begin(forced=False)
+    Attempts(stage).begin(automatic=True)
     assert StageStatus.of(stage).state == "starting"
     state = json.loads(Attempts(stage).path.read_text())
     state["running"]["started"] -= 1000
@@ -117,27 +117,27 @@ def test_finished_only_with_this_config(stage):
 
 def test_two_attempts_that_vanish_at_one_step_are_the_last(stage):
     attempts = Attempts(stage)
-    attempts.begin(forced=False)
-    attempts.begin(forced=False)  # the first left no word: its node died
+    attempts.begin(automatic=True)
+    attempts.begin(automatic=True)  # the first left no word: its node died
     with pytest.raises(UserError, match="died 2 times after step 0"):
-        attempts.begin(forced=False)
+        attempts.begin(automatic=True)
     assert StageStatus.of(stage).state == "given up"
     assert [job["status"] for job in attempts.jobs()] == [None, None]
-    assert attempts.begin(forced=True)["attempt"] == 3
+    assert attempts.begin(automatic=False)["attempt"] == 3
 
 
 def test_progress_between_deaths_allows_more(stage):
     attempts = Attempts(stage)
     for step in (2, 4, 6, 8):
-        attempts.begin(forced=False)
+        attempts.begin(automatic=True)
         _checkpoint(stage, step)
-    assert attempts.begin(forced=False)["from_step"] == 8
+    assert attempts.begin(automatic=True)["from_step"] == 8
 
 
 def test_stops_on_request_are_no_failures(stage):
     attempts = Attempts(stage)
     for _ in range(4):
-        attempts.begin(forced=False)
+        attempts.begin(automatic=True)
         attempts.end(85)
     assert attempts.exhausted() is None and attempts.read()["count"] == 4
 
@@ -146,10 +146,10 @@ def test_jobs_that_are_stopped_before_their_first_step_come_to_an_end(stage, mon
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     attempts = Attempts(stage)
     for _ in range(5):
-        attempts.begin(forced=False)
+        attempts.begin(automatic=True)
         attempts.end(85)
     with pytest.raises(UserError, match=r"5 jobs were stopped after step 0 .*wall_minutes 120"):
-        attempts.begin(forced=False)
+        attempts.begin(automatic=True)
     _checkpoint(stage, 2)
     assert attempts.exhausted() is None
 
@@ -157,9 +157,9 @@ def test_jobs_that_are_stopped_before_their_first_step_come_to_an_end(stage, mon
 def test_another_config_starts_with_a_clean_slate(tmp_path):
     tree = Tree(tmp_path)
     for _ in range(2):
-        Attempts(tree.stage("token-12")).begin(forced=False)
+        Attempts(tree.stage("token-12")).begin(automatic=True)
     changed = tree.stage("token-12", seed=1)
-    assert Attempts(changed).begin(forced=False)["attempt"] == 1
+    assert Attempts(changed).begin(automatic=True)["attempt"] == 1
 
 
 def test_the_command(stage, capsys):

@@ -153,7 +153,9 @@ def test_a_failing_job_says_why_on_the_terminal_and_is_not_trained_a_third_time(
     )
     assert running.wait() != 0
     assert "not finite" in running.text and "Try a lower learning rate" in running.text
-    assert "training died 2 times after step 0" in running.text and "--again" in running.text
+    assert (
+        "training died 2 times after step 0" in running.text and "type the same command again" in running.text
+    )
     stage = project.folder / "results/train/diverging-small/bag2-5"
     assert len(jobs_of(stage)) == 2
     log = (stage / "logs/train.log").read_text()

@@ -16,6 +16,7 @@ import torch
 
 from tests import made_stages
 from tests.stages import DENSE, MOE, Tree, final_tensors, losses, train
+from tst_titan.run.attempts import Attempts
 from tst_titan.titan.job import get_peak_flops
 from tst_titan.titan.manifest import git_state
 from tst_titan.titan.train import set_threads
@@ -268,18 +269,21 @@ def test_refuses_a_vocabulary_smaller_than_the_tokenizers(tmp_path):
     assert done.returncode == 2 and "vocab_size: found 60" in done.stderr and "64" in done.stderr
 
 
-def test_a_stage_that_dies_twice_at_one_step_is_not_tried_a_third_time(tmp_path):
+def test_a_stage_that_dies_twice_at_one_step_is_tried_a_third_time_by_people_alone(tmp_path):
     tree = Tree.make(tmp_path)
     folder = tree.stage("token-400")
-    for _ in range(2):
-        _kill_after_step(folder, 1, before_checkpoint=True)
-    done = train(folder, check=False)
-    assert done.returncode == 2 and "died 2 times after step 0" in done.stderr and "--again" in done.stderr
+    for attempt in ("1", "2"):
+        _kill_after_step(folder, 1, "--attempt", attempt, before_checkpoint=True)
+    done = train(folder, "--attempt", "3", check=False)
+    assert done.returncode == 2 and "died 2 times after step 0" in done.stderr
+    _kill_after_step(folder, 1, before_checkpoint=True)
+    assert Attempts(folder).jobs()[-1]["attempt"] == 3
 
 
-def _start(folder) -> subprocess.Popen:
+def _start(folder, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "tst_titan.cli", "train", str(folder.path)], stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "tst_titan.cli", "train", str(folder.path), *arguments],
+        stderr=subprocess.DEVNULL,
     )
 
 
@@ -300,8 +304,8 @@ def _training_process(parent: int) -> int:
     return int(children[0])
 
 
-def _kill_after_step(folder, step: int, before_checkpoint: bool = False) -> None:
-    process = _start(folder)
+def _kill_after_step(folder, step: int, *arguments: str, before_checkpoint: bool = False) -> None:
+    process = _start(folder, *arguments)
     _wait_for_step(folder, step)
     os.kill(_training_process(process.pid), signal.SIGKILL)
     assert process.wait() != 0

@@ -40,17 +40,24 @@ class ProjectCopy:
     def snakemake(
         self, *arguments: str, config: tuple[str, ...] = ("scale=smoke",)
     ) -> subprocess.CompletedProcess:
-        """Run snakemake here with the environment's own commands first on the path."""
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE")}
-        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-        environment["OMP_NUM_THREADS"] = "1"
+        """Run snakemake here."""
         return subprocess.run(
-            [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, "--config", *config],
+            self.command(*arguments, config=config),
             cwd=self.folder,
-            env=environment,
+            env=self.environment(),
             capture_output=True,
             text=True,
         )
+
+    def command(self, *arguments: str, config: tuple[str, ...] = ("scale=smoke",)) -> list[str]:
+        """The command of snakemake."""
+        return [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, "--config", *config]
+
+    def environment(self) -> dict[str, str]:
+        """The environment's own commands first on the path."""
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE")}
+        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+        return environment | {"OMP_NUM_THREADS": "1"}
 
     def run(self, *arguments: str, config: tuple[str, ...] = ("scale=smoke",)) -> subprocess.CompletedProcess:
         """Run snakemake and expect success."""

@@ -59,7 +59,7 @@ class Attempts:
         """
         state = self._settled()
         step = str(self._newest_step())
-        mended = f"After mending the cause: tst-titan train --again {self.folder.path}"
+        mended = "Mend the cause, then type the same command again"
         if (failures := state["failures_at"].get(step, 0)) >= MAX_FAILURES_AT_ONE_STEP:
             return (
                 f"{self.folder.path}: training died {failures} times after step {step} without reaching another "
@@ -73,21 +73,24 @@ class Attempts:
             )
         return None
 
-    def next_job(self) -> RuntimeConfig:
+    def next_job(self, automatic: bool) -> RuntimeConfig:
         """What a cluster is asked for: the stage's own, or a core and minutes to say that it may not be tried again."""
-        if writer_of(self.folder) is None and self.exhausted():
+        if automatic and writer_of(self.folder) is None and self.exhausted():
             return RuntimeConfig(cpu_threads=1, memory_mb=2000, wall_minutes=5, stop_seconds=0)
         return self.folder.runtime
 
-    def begin(self, forced: bool) -> dict[str, Any]:
+    def begin(self, automatic: bool) -> dict[str, Any]:
         """Count a new attempt and return what is known of it.
 
+        Args:
+            automatic: Snakemake starts the stage again by itself; whoever types a command gets a new try.
+
         Raises:
-            UserError: the stage died ``MAX_FAILURES_AT_ONE_STEP`` times after the same checkpoint, or that many jobs
-                were stopped before their first step that none is likely to make one.
+            UserError: an automatic attempt after ``MAX_FAILURES_AT_ONE_STEP`` deaths at the same checkpoint, or after so
+                many jobs stopped before their first step that none is likely to make one.
         """
         state = self._settled(note=True)
-        if forced:
+        if not automatic:
             state |= {"failures_at": {}, "stops_at": {}}
         self._write(state)
         if (reason := self.exhausted()) is not None:

@@ -26,7 +26,7 @@ from tst_titan.run.processes import STOP_SIGNALS, die_with_parent, ignore_stop_s
 from tst_titan.tree.folder import StageFolder
 
 MODULE = "tst_titan.titan.train"
-# In a batch job: how long to wait for the end of an earlier job that still writes (it may be in its last grace period).
+# How long to wait, at least, for an earlier attempt that still writes: its Snakemake was killed, or its time is up.
 SECONDS_FOR_ANOTHER_WRITER = 180
 FIRST_PORT, PORTS = 20000, 20000
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``tst-titan train``."""
     parser.add_argument("folder", type=Path, help="<results>/train/<recipe>/<segment>/...")
     parser.add_argument(
-        "--again", action="store_true", help="try once more after repeated failures at one step"
+        "--attempt", type=int, help="of Snakemake: 1, or more where it starts a job again by itself"
     )
     parser.add_argument("--log", type=Path, help="write what training prints to this file as well")
     parser.set_defaults(run=run)
@@ -45,14 +45,18 @@ def run(arguments: argparse.Namespace) -> int:
     """Train the stage; 85 means stopped on request with a checkpoint, to be continued by the next call.
 
     Raises:
-        UserError: the stage died twice at the same step, another process trains it, or its scratch is not writable.
+        UserError: Snakemake started it again though it died twice at the same step, another process trains it, or its
+            scratch is not writable.
     """
     folder = StageFolder.at(arguments.folder)
-    folder.stop_file.unlink(missing_ok=True)
-    _turn_signals_into_stops(folder)
     logs = Logs.of(folder, arguments.log)
     try:
-        return _attempt(folder, arguments.again, logs)
+        _wait_for_another_writer(folder, logs)
+        folder.stop_file.unlink(missing_ok=True)
+        _turn_signals_into_stops(folder)
+        if arguments.attempt is not None:
+            die_with_parent(number=signal.SIGTERM)  # Snakemake was killed: a stop as any other
+        return _attempt(folder, (arguments.attempt or 1) > 1, logs)
     except UserError as error:
         logs.write(f"{error}\n".encode())
         raise
@@ -78,11 +82,10 @@ class Logs:
             file.flush()
 
 
-def _attempt(folder: StageFolder, again: bool, logs: Logs) -> int:
+def _attempt(folder: StageFolder, automatic: bool, logs: Logs) -> int:
     _check_scratch()
-    _wait_for_another_writer(folder)
     attempts = Attempts(folder)
-    attempt = attempts.begin(forced=again)
+    attempt = attempts.begin(automatic)
     folder.interrupted_file.unlink(missing_ok=True)
     folder.refused_file.unlink(missing_ok=True)
     _say(_introduction(folder, attempt), logs)
@@ -114,7 +117,7 @@ def command(folder: StageFolder) -> list[str]:
         return [sys.executable, *script]
     torchrun = [sys.executable, "-m", "torch.distributed.run"]
     # Stops reach the trainers by themselves; torchrun would kill them 30 s after a signal of its own.
-    torchrun += ["--signals-to-handle", "SIGHUP,SIGQUIT", "--nproc-per-node", str(runtime.processes_per_node)]
+    torchrun += ["--signals-to-handle", "SIGQUIT", "--nproc-per-node", str(runtime.processes_per_node)]
     logs = ["--log-dir", str(folder.path / "logs" / "torchrun"), "--tee", "3", "--local-ranks-filter", "0"]
     if runtime.nodes == 1:
         return [*torchrun, "--standalone", *logs, *script]
@@ -161,7 +164,7 @@ def _on_every_node(folder: StageFolder) -> list[str]:
     if runtime.gpus_per_node:
         srun.append(f"--gres=gpu:{runtime.gpus_per_node}")
     # A signal to the job's steps reaches every process of them.
-    return [*srun, "sh", "-c", 'trap "" TERM USR1 INT; exec "$0" "$@"']
+    return [*srun, "sh", "-c", 'trap "" TERM USR1 INT HUP; exec "$0" "$@"']
 
 
 def _train(folder: StageFolder, environment: dict[str, str], logs: Logs) -> int:
@@ -222,19 +225,24 @@ def _check_scratch() -> None:
         ) from None
 
 
-def _wait_for_another_writer(folder: StageFolder) -> None:
-    """Let an earlier job of the stage end; only in a batch job, a person is told at once.
+def _wait_for_another_writer(folder: StageFolder, logs: Logs) -> None:
+    """Let an earlier attempt of the stage end.
 
     Raises:
         UserError: it does not end.
     """
-    deadline = time.monotonic() + (SECONDS_FOR_ANOTHER_WRITER if "SLURM_JOB_ID" in os.environ else 0)
+    seconds = max(SECONDS_FOR_ANOTHER_WRITER, folder.runtime.stop_seconds)
+    deadline = time.monotonic() + seconds
+    said = False
     while (writer := writer_of(folder)) is not None:
+        if not said:
+            _say(f"{folder.title}  is being trained ({writer}); waiting up to {seconds} s for its end", logs)
+            said = True
         if time.monotonic() > deadline:
             raise UserError(
                 f"{folder.lock_file}: another process is training this stage ({writer}); wait for it or end it"
             )
-        time.sleep(2)
+        time.sleep(0.5)
 
 
 def _turn_signals_into_stops(folder: StageFolder) -> None:
@@ -243,5 +251,6 @@ def _turn_signals_into_stops(folder: StageFolder) -> None:
     def ask_to_stop(number: int, frame: Any) -> None:
         folder.stop_file.touch()
 
-    for number in STOP_SIGNALS:
-        signal.signal(number, ask_to_stop)
+    for number in (*STOP_SIGNALS, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, ask_to_stop)

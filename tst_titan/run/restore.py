@@ -99,7 +99,7 @@ def _train_again(folder: StageFolder) -> int:
             (backup / f".{name}").rename(backup / name)
     before = _manifest(folder)
     print(f"{folder.title}  is trained again for its checkpoint", file=sys.stderr)
-    status = launch.run(argparse.Namespace(folder=folder.path, again=False, log=None))
+    status = launch.run(argparse.Namespace(folder=folder.path, attempt=None, log=None))
     if status:
         return status
     after = folder.manifest()

@@ -1,9 +1,10 @@
-"""What happens when a run starts: what is left to train, and jobs that run elsewhere are checked and followed."""
+"""What happens when a run starts: what is left to train; jobs here end with Snakemake, jobs elsewhere are followed."""
 
 import subprocess
 
 from tst_titan.run import slurm
 from tst_titan.run.attempts import Attempts
+from tst_titan.run.processes import stop_jobs_with_me
 from tst_titan.tree.folder import StageFolder
 from tst_titan.tree.plan import Cost
 
@@ -36,7 +37,9 @@ onstart:
             check_cluster(job for job in to_do if not job.is_local)
         except UserError as error:
             raise WorkflowError(str(error)) from None
-    if workflow.non_local_exec:
+    if not workflow.non_local_exec:
+        stop_jobs_with_me()
+    else:
         # A job elsewhere prints into its own log; the stages' files tell how far they are.
         subprocess.Popen(
             [sys.executable, "-m", "tst_titan.cli", "status", "--follow", RESULTS]

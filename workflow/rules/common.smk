@@ -13,6 +13,7 @@ from tst_titan.compare.render import EVALUATIONS, write_specs
 from tst_titan.config.load import did_you_mean
 from tst_titan.tree.project import Project
 from tst_titan.errors import UserError
+from tst_titan.run.lock import release_snakemake
 from tst_titan.run.progress import Terminal
 from tst_titan.run.prune import Pruning, check_parents
 from tst_titan.run.upgrade import recognise_format_1
@@ -85,7 +86,9 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-if not workflow.is_main_process:
+if workflow.is_main_process:
+    release_snakemake(Path(".snakemake"), stay=not ASKED.dryrun)
+else:
     # A cluster signals every process of a job before its time is up. Training turns that into a checkpoint; the
     # Snakemake around it must live until then. What is ignored here is ignored by the shell of the rule as well.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)

@@ -11,7 +11,7 @@ def parent_manifest(wildcards):
 def next_job(recipe, lineage, attempt):
     """What the stage's next job asks for: it depends on how the last one ended."""
     folder = Path(RESULTS) / "train" / recipe / lineage
-    return Attempts(StageFolder.at(folder)).next_job()
+    return Attempts(StageFolder.at(folder)).next_job(automatic=attempt > 1)
 
 
 def of_job(value):
@@ -53,6 +53,8 @@ rule train:
     resources:
         mem_mb=of_job(lambda job: job.memory_mb),
         runtime=of_job(lambda job: job.wall_minutes),
+        # Whether a person or Snakemake itself starts the job: no executor knows this one.
+        attempt=lambda wildcards, attempt: attempt,
         nodes=of_job(lambda job: job.nodes),
         # Several nodes are an "MPI" job of one task a node: the command then runs once, on the first node, and the
         # launcher starts the others.
@@ -69,3 +71,4 @@ rule train:
         ),
     shell:
         "exec python -m tst_titan.cli train $(dirname {output}) --log {log}"
+        " --attempt {resources.attempt}"
