@@ -15,6 +15,7 @@ from tests.evaluate.test_local_task import short_definition
 from tst_titan import cli
 from tst_titan.evaluate import harness, heldout, local_task
 
+LENGTH = ("--sequence-length", "128")
 OFFLINE = ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE", "HF_DATASETS_CACHE")
 
 
@@ -44,7 +45,15 @@ def config(folder: Path, *names: str, **settings) -> Path:
 def test_the_local_task_is_scored_as_by_hand(model_folder, task_folder, tmp_path):
     out = tmp_path / "tasks.json"
     settings = config(tmp_path, local_task.TASK, limit=20, batch_size=7)
-    arguments = ["--model", str(model_folder), "--config", str(settings), "--task-folder", str(task_folder)]
+    arguments = [
+        "--model",
+        str(model_folder),
+        "--config",
+        str(settings),
+        "--task-folder",
+        str(task_folder),
+        *LENGTH,
+    ]
     assert cli.main(["evaluate", "tasks", *arguments, "--out", str(out)]) == 0
     found = json.loads(out.read_text())
     scores = found["tasks"][local_task.TASK]
@@ -134,7 +143,9 @@ def score_in_a_process(model: Path, settings: Path, home: Path, out: Path) -> su
     ]
     environment = {name: value for name, value in os.environ.items() if name not in OFFLINE}
     environment |= {"HF_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*command, "--out", str(out)], env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        [*command, *LENGTH, "--out", str(out)], env=environment, capture_output=True, text=True
+    )
 
 
 def test_data_that_was_not_fetched_is_missed_without_asking_a_network(model_folder, tmp_path):
@@ -191,7 +202,7 @@ def test_an_unknown_task_is_named(no_index, model_folder, task_folder, tmp_path,
     if command == "tasks":
         settings = config(tmp_path, local_task.TASK, "heldout_kontinuation")
         status = cli.main(
-            ["evaluate", "tasks", "--model", str(model_folder), "--config", str(settings), *out]
+            ["evaluate", "tasks", "--model", str(model_folder), "--config", str(settings), *LENGTH, *out]
         )
     else:
         status = cli.main(["evaluate", "fetch", "--task", "heldout_kontinuation", *out])
@@ -215,12 +226,12 @@ def test_the_papers_tasks_are_found_without_the_whole_index(no_index):
 )
 def test_a_mistake_in_the_config_is_told(model_folder, tmp_path, capsys, content, words):
     (tmp_path / "evaluation.yaml").write_text(yaml.safe_dump(content))
-    arguments = ["--model", str(model_folder), "--config", str(tmp_path / "evaluation.yaml")]
+    arguments = ["--model", str(model_folder), "--config", str(tmp_path / "evaluation.yaml"), *LENGTH]
     assert cli.main(["evaluate", "tasks", *arguments, "--out", str(tmp_path / "tasks.json")]) == 2
     assert words in capsys.readouterr().err
 
 
 def test_a_folder_without_a_finished_export_is_refused(tmp_path, capsys):
-    arguments = ["--model", str(tmp_path), "--config", str(config(tmp_path, "piqa"))]
+    arguments = ["--model", str(tmp_path), "--config", str(config(tmp_path, "piqa")), *LENGTH]
     assert cli.main(["evaluate", "tasks", *arguments, "--out", str(tmp_path / "tasks.json")]) == 2
     assert "no finished export" in capsys.readouterr().err
