@@ -44,7 +44,7 @@ class Scorer(HFLM):
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood of whole texts; the harness itself puts BOS, or EOS without one, before them."""
-        before: bool = self.add_bos_token
+        before = bool(self.add_bos_token)  # type: ignore[has-type]
         self.add_bos_token = False
         try:
             return super().loglikelihood_rolling(requests, disable_tqdm)
