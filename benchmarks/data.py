@@ -103,7 +103,15 @@ def tokenize_step(documents: Path, tokenizer: Path, folder: Path, cores: int) ->
     shutil.rmtree(folder, ignore_errors=True)
     tokens = Tokens(shuffle="global", batch_documents=BATCH_DOCUMENTS)
     build = partial(
-        build_tokenize, tokens, {}, documents, tokenizer, "<|endoftext|>", folder / "shards", shuffle=True
+        build_tokenize,
+        tokens,
+        {},
+        documents,
+        tokenizer,
+        None,
+        "<|endoftext|>",
+        folder / "shards",
+        shuffle=True,
     )
     run_pipeline(Pipeline("tokenize", cores, build), folder / "logs", cores)
 

@@ -15,6 +15,7 @@ from fake_runs import SLOPE, baseline, first_pair, law, make, pairs, texts, tst,
 
 from tests.made_stages import write_heldout, write_run, write_tasks
 from tst_titan.compare import ComparisonSpec, load_spec, read_results, write_results
+from tst_titan.compare.metrics import metric_of
 from tst_titan.compare.numbers import Number, difference, from_csv, missing, to_csv
 from tst_titan.config.load import dump, parse
 from tst_titan.errors import UserError
@@ -212,6 +213,31 @@ def test_seeds_are_stated(tmp_path: Path) -> None:
         "lower than baseline 2000 (" in comparison.facts.answer and "over 3 seeds)" in comparison.facts.answer
     )
     assert "One seed" not in comparison.facts.answer and "seed 1" not in comparison.facts.answer
+
+
+def test_a_tasks_own_metric_is_shown_with_its_direction(tmp_path: Path) -> None:
+    runs = []
+    for number, run in enumerate((baseline(tmp_path, 2000, 0.001), tst(tmp_path, 2000, 3000, noise=0.001))):
+        path = write_tasks(tmp_path / f"e/{number}.json", {"local": 0.5})
+        content = json.loads(Path(path).read_text())
+        entry = content["tasks"]["local"] | {"acc": None, "acc_norm": None}
+        for name, value, higher in (
+            ("exact_match", 0.25, True),
+            ("word_perplexity", [math.inf, 31.5][number], False),
+        ):
+            metric = {"name": name, "value": value, "stderr": None, "higher_is_better": higher}
+            content["tasks"][f"t_{name}"] = entry | {"metric": metric}
+        Path(path).write_text(json.dumps(content))
+        runs.append(run | {"tasks": path})
+    comparison = make("pair", runs)
+    base, other = (comparison.metrics(name) for name in ("base-2000", "tst-s6-r0.3-0"))
+    name = "lower/t_word_perplexity/word_perplexity"
+    assert base["higher/t_exact_match/exact_match"].number == 0.25
+    assert base[name].reason == "word_perplexity is inf" and other[name].number == 31.5
+    assert metric_of(name).lower_is_better and metric_of(name).measured
+    terminal = run_text(comparison)
+    assert "t_exact_match ↑" in terminal and "t_word_perplexity ↓" in terminal
+    assert "0.25 exact_match" in terminal and "31.5 word_perplexity" in terminal
 
 
 def test_evaluations_enter_table_pairs_and_gaps(tmp_path: Path) -> None:

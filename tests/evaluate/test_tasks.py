@@ -5,16 +5,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from transformers import AutoTokenizer
 
 from tests.evaluate.test_local_task import short_definition
 from tst_titan import cli
+from tst_titan.compare.evaluations import read_tasks
 from tst_titan.evaluate import harness, heldout, local_task
 
+LENGTH = ("--sequence-length", "128")
 OFFLINE = ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE", "HF_DATASETS_CACHE")
 
 
@@ -44,7 +48,15 @@ def config(folder: Path, *names: str, **settings) -> Path:
 def test_the_local_task_is_scored_as_by_hand(model_folder, task_folder, tmp_path):
     out = tmp_path / "tasks.json"
     settings = config(tmp_path, local_task.TASK, limit=20, batch_size=7)
-    arguments = ["--model", str(model_folder), "--config", str(settings), "--task-folder", str(task_folder)]
+    arguments = [
+        "--model",
+        str(model_folder),
+        "--config",
+        str(settings),
+        "--task-folder",
+        str(task_folder),
+        *LENGTH,
+    ]
     assert cli.main(["evaluate", "tasks", *arguments, "--out", str(out)]) == 0
     found = json.loads(out.read_text())
     scores = found["tasks"][local_task.TASK]
@@ -76,6 +88,47 @@ def scores_by_hand(folder: Path, model_folder: Path, count: int) -> tuple[float,
         per_character = [score / len(ending) for score, ending in zip(scores, item["endings"], strict=True)]
         right += [np.argmax(scores) == item["label"], np.argmax(per_character) == item["label"]]
     return float(right[0]) / count, float(right[1]) / count
+
+
+def test_a_task_without_an_accuracy_shows_its_own_metric(model_folder, tmp_path):
+    """Answers that must match, a perplexity, and a group of tasks that has no score of its own."""
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps({"q": q, "a": "丁"}) + "\n" for q in "丁丂七丄丅")
+    )
+    common: dict[str, Any] = {
+        "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}},
+        "test_split": "test", "doc_to_text": "{{q}}", "doc_to_target": "{{a}}", "metadata": {"version": 1},
+    }  # fmt: skip
+    matched = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
+    perplexity = {
+        "metric": "word_perplexity",
+        "aggregation": "weighted_perplexity",
+        "higher_is_better": False,
+    }
+    options = {"until": ["\n"], "max_gen_toks": 4}
+    made: dict[str, dict[str, Any]] = {
+        "answers": common | {"output_type": "generate_until", "metric_list": [matched], "generation_kwargs": options},
+        "fluency": common | {"output_type": "loglikelihood_rolling", "doc_to_target": "{{q}}",
+                             "metric_list": [perplexity, {"metric": "bits_per_byte"}]},
+    }  # fmt: skip
+    for name, content in made.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"task": name} | content))
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump({"group": "both", "task": list(made)}))
+    out = tmp_path / "tasks.json"
+    arguments = ["--model", str(model_folder), "--config", str(config(tmp_path, "both")), *LENGTH]
+    assert cli.main(["evaluate", "tasks", *arguments, "--task-folder", str(tmp_path), "--out", str(out)]) == 0
+    found = json.loads(out.read_text())["tasks"]
+    metrics = {name: found[name].get("metric") for name in ("both", "answers", "fluency")}
+    assert metrics["both"] is None and metrics["answers"]["name"] == "exact_match"
+    assert (metrics["answers"]["higher_is_better"], metrics["fluency"]["higher_is_better"]) == (True, False)
+    numbers, _ = read_tasks(str(out), "acc_norm_first", 0.95)
+    assert numbers["accuracy/both"].reason == "a group of tasks without a score of its own"
+    assert 0 <= numbers["higher/answers/exact_match"].number <= 1
+    ids = [AutoTokenizer.from_pretrained(model_folder)(q)["input_ids"] for q in "丁丂七丄丅"]
+    with torch.no_grad():
+        logits = heldout.load_model(model_folder)(torch.tensor([[0]])).logits[0, -1].log_softmax(-1)
+    by_hand = float(torch.exp(-logits[torch.tensor(ids)[:, 0]].mean()))
+    assert numbers["lower/fluency/word_perplexity"].number == pytest.approx(by_hand, rel=1e-4)
 
 
 def test_a_shipped_task_is_scored_offline_from_the_cache(model_folder, tmp_path):
@@ -134,7 +187,9 @@ def score_in_a_process(model: Path, settings: Path, home: Path, out: Path) -> su
     ]
     environment = {name: value for name, value in os.environ.items() if name not in OFFLINE}
     environment |= {"HF_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*command, "--out", str(out)], env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        [*command, *LENGTH, "--out", str(out)], env=environment, capture_output=True, text=True
+    )
 
 
 def test_data_that_was_not_fetched_is_missed_without_asking_a_network(model_folder, tmp_path):
@@ -191,7 +246,7 @@ def test_an_unknown_task_is_named(no_index, model_folder, task_folder, tmp_path,
     if command == "tasks":
         settings = config(tmp_path, local_task.TASK, "heldout_kontinuation")
         status = cli.main(
-            ["evaluate", "tasks", "--model", str(model_folder), "--config", str(settings), *out]
+            ["evaluate", "tasks", "--model", str(model_folder), "--config", str(settings), *LENGTH, *out]
         )
     else:
         status = cli.main(["evaluate", "fetch", "--task", "heldout_kontinuation", *out])
@@ -215,12 +270,12 @@ def test_the_papers_tasks_are_found_without_the_whole_index(no_index):
 )
 def test_a_mistake_in_the_config_is_told(model_folder, tmp_path, capsys, content, words):
     (tmp_path / "evaluation.yaml").write_text(yaml.safe_dump(content))
-    arguments = ["--model", str(model_folder), "--config", str(tmp_path / "evaluation.yaml")]
+    arguments = ["--model", str(model_folder), "--config", str(tmp_path / "evaluation.yaml"), *LENGTH]
     assert cli.main(["evaluate", "tasks", *arguments, "--out", str(tmp_path / "tasks.json")]) == 2
     assert words in capsys.readouterr().err
 
 
 def test_a_folder_without_a_finished_export_is_refused(tmp_path, capsys):
-    arguments = ["--model", str(tmp_path), "--config", str(config(tmp_path, "piqa"))]
+    arguments = ["--model", str(tmp_path), "--config", str(config(tmp_path, "piqa")), *LENGTH]
     assert cli.main(["evaluate", "tasks", *arguments, "--out", str(tmp_path / "tasks.json")]) == 2
     assert "no finished export" in capsys.readouterr().err

@@ -153,7 +153,7 @@ def test_evaluations_choose_experts_as_in_training(tree, tmp_path, monkeypatch):
     pieces = short_definition(tmp_path, context_tokens=40)
     local_task.write_task(folder.data_manifest, pieces, tmp_path / "task")
     settings = EvaluationConfig(tasks=(local_task.TASK,), batch_size=4, limit=4)
-    tasks.evaluate(out, settings, [tmp_path / "task"])
+    tasks.evaluate(out, settings, [tmp_path / "task"], 64)
     assert_same_logits(seen[0].model, model)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
-from tst_titan.compare.metrics import HELDOUT, METRICS, TASK
+from tst_titan.compare.metrics import HELDOUT, HIGHER, LOWER, METRICS, TASK
 from tst_titan.compare.noise import LARGE, t_quantile
 from tst_titan.compare.numbers import Number, merge_sources, missing, with_error
 from tst_titan.compare.results import read_json
@@ -49,7 +50,7 @@ def read_heldout(path: str | None, manifest: str, confidence: float) -> dict[str
 def read_tasks(
     path: str | None, rule: Literal["acc_norm_first", "acc"], confidence: float
 ) -> tuple[dict[str, Number], tuple[str, ...]]:
-    """Accuracies of a run's final model in percent.
+    """Accuracies of a run's final model in percent; of a task that has none, its own metric as the harness gives it.
 
     Args:
         path: tasks.json, or None where it was not asked for.
@@ -70,12 +71,15 @@ def read_tasks(
     if not isinstance(tasks, dict):
         raise UserError(f"{path}: key 'tasks' is {type(tasks).__name__}; an object of tasks was expected")
     quantile = t_quantile(confidence, LARGE)
+    scored = {name: entry for name, entry in tasks.items() if not name.startswith("mmlu_")}
+    own = {name: entry for name, entry in scored.items() if isinstance(entry, dict) and entry.get("metric")}
     found = {
         name: _accuracy(name, entry, rule, quantile, path)
-        for name, entry in tasks.items()
-        if not name.startswith("mmlu_")
+        for name, entry in scored.items()
+        if name not in own
     }
     numbers = {TASK + name: number for name, number in found.items() if name != "mmlu"}
+    numbers |= dict(_own_metric(name, entry, quantile, path) for name, entry in own.items())
     numbers["mmlu"] = found.get("mmlu", missing("mmlu is not among the evaluated tasks", "%", (path,)))
     numbers["average_accuracy"] = _average(found, path, quantile)
     return numbers, tuple(name for name, entry in tasks.items() if entry.get("samples_limit") is not None)
@@ -100,6 +104,8 @@ def _accuracy(name: str, entry: Any, rule: str, quantile: float, path: str) -> N
     if not isinstance(entry, dict):
         raise UserError(f"{path}: task '{name}' is {entry!r}; an object was expected")
     key = "acc_norm" if rule == "acc_norm_first" and entry.get("acc_norm") is not None else "acc"
+    if "metric" not in entry and entry.get(key, 0) is None:
+        return missing("a group of tasks without a score of its own", "%", (path,))
     value = _number(entry, key, f"{path}, task '{name}'")
     items, stderr, limit = entry.get("n"), entry.get(f"{key}_stderr"), entry.get("samples_limit")
     if stderr is None and items:
@@ -107,6 +113,20 @@ def _accuracy(name: str, entry: Any, rule: str, quantile: float, path: str) -> N
         stderr = (value * (1 - value) / max(items - 1, 1)) ** 0.5
     method = key + (f", first {limit} items only" if limit is not None else "")
     return with_error(100 * value, None if stderr is None else 100 * stderr, quantile, "%", (path,), method)
+
+
+def _own_metric(name: str, entry: dict[str, Any], quantile: float, path: str) -> tuple[str, Number]:
+    """The metric of a task without an accuracy, with its name in the table."""
+    metric, limit = entry["metric"], entry.get("samples_limit")
+    where = f"{path}, task '{name}', metric"
+    if not isinstance(metric, dict) or not isinstance(metric.get("name"), str):
+        raise UserError(f"{where}: found {metric!r}; an object with a name was expected")
+    value, unit = _number(metric, "value", where), metric["name"]
+    key = f"{HIGHER if metric.get('higher_is_better') else LOWER}{name}/{unit}"
+    if not math.isfinite(value):
+        return key, missing(f"{unit} is {value}", unit, (path,))
+    method = "as the harness gives it" + (f", first {limit} items only" if limit is not None else "")
+    return key, with_error(value, metric.get("stderr"), quantile, unit, (path,), method)
 
 
 def _number(found: dict[str, Any], key: str, where: str) -> float:

@@ -8,6 +8,8 @@ from tst_titan.paper import SEVEN_TASKS
 
 TASK = "accuracy/"
 """Prefix of a task's accuracy: ``accuracy/arc_easy``."""
+HIGHER, LOWER = "higher/", "lower/"
+"""Prefixes of the own metric of a task without an accuracy, by what is better: ``lower/wikitext/word_perplexity``."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,19 @@ def metric_of(name: str) -> Metric:
     """A metric by name; a task's accuracy is named after the task."""
     if name in METRICS:
         return METRICS[name]
+    if is_own(name):
+        _, task, metric = name.split("/", 2)
+        lower = name.startswith(LOWER)
+        label = f"{task}, {metric} ({'lower' if lower else 'higher'} is better)"
+        return Metric(
+            name, label, metric, head=f"{task} {'↓' if lower else '↑'}", lower_is_better=lower, measured=True
+        )
     return Metric(name, name.removeprefix(TASK), "%", measured=name.startswith(TASK))
+
+
+def is_own(name: str) -> bool:
+    """Whether a metric is a task's own, not an accuracy."""
+    return name.startswith((HIGHER, LOWER))
 
 
 def metric_rank(name: str) -> int:
@@ -90,6 +104,6 @@ def metric_rank(name: str) -> int:
 
 
 def task_order(names: set[str]) -> list[str]:
-    """Accuracies of tasks in the order of a table: the paper's seven, then the others by name."""
+    """Tasks in the order of a table: the accuracies of the paper's seven, then the others by name."""
     seven = [TASK + task for task in SEVEN_TASKS]
     return [name for name in seven if name in names] + sorted(names - set(seven))

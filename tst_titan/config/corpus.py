@@ -491,6 +491,11 @@ class CorpusConfig(Strict):
     dedup: Dedup | None = Field(default=Dedup(), description="Duplicate removal; null keeps duplicates.")
     heldout: Heldout = Field(default=Heldout(), description="What is held out.")
     tokenizer: Tokenizer = Field(description="The tokenizer.")
+    bos: Annotated[bool, Field(strict=True)] | Annotated[str, Field(min_length=1)] = Field(
+        default=False,
+        description="Whether a token begins every document: true is the one that the tokenizer puts before a text, or "
+        "`<|begin_of_text|>`; or the name of another one.",
+    )
     tokens: Tokens = Field(default=Tokens(), description="Shards and their order.")
     tasks: PositiveInt = Field(
         default=1, le=100_000, description="datatrove tasks of a step; part of the result."

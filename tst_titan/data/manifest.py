@@ -23,10 +23,13 @@ class _Part(BaseModel):
 
 
 class Shard(_Part):
-    """One `.ds` file: token ids, little-endian, document after document, each closed by the EOS id."""
+    """One `.ds` file: token ids, little-endian, document after document, each closed by the EOS id.
+
+    With `bos` of the corpus each begins with the BOS id.
+    """
 
     path: str = Field(description="The .ds file, from the manifest's folder; its index is <path>.index.")
-    tokens: int = Field(ge=0, description="Token ids in the file, EOS included.")
+    tokens: int = Field(ge=0, description="Token ids in the file, EOS and BOS included.")
     documents: int = Field(ge=0, description="Documents in the file.")
     size: int = Field(ge=0, description="Bytes of the .ds file.")
     sha256: str = Field(description="SHA-256 of the .ds file.")
@@ -37,7 +40,7 @@ class SplitManifest(_Part):
     """The shards of one split, in reading order."""
 
     documents: int = Field(ge=0, description="Documents of the split.")
-    tokens: int = Field(ge=0, description="Tokens of the split, one EOS a document included.")
+    tokens: int = Field(ge=0, description="Tokens of the split, EOS and BOS of every document included.")
     text_bytes: int = Field(ge=0, description="UTF-8 bytes of the documents' text.")
     text_bytes_by_source: dict[str, int] = Field(description="The same, for each source.")
     shards: tuple[Shard, ...] = Field(description="The shards; in this order they are the stream.")
@@ -60,6 +63,12 @@ class TokenizerManifest(_Part):
     vocab_size: int = Field(gt=0, description="Ids are below this number.")
     eos_token: str = Field(description="The token that closes each document.")
     eos_id: int = Field(ge=0, description="Its id.")
+    bos_token: str | None = Field(
+        default=None,
+        description="The token that begins each document.",
+        exclude_if=lambda token: token is None,
+    )
+    bos_id: int | None = Field(default=None, description="Its id.", exclude_if=lambda token: token is None)
     round_trip: RoundTrip | None = Field(
         default=None, description="Whether texts survive it; null in manifests of earlier versions."
     )

@@ -139,6 +139,7 @@ class TokenizerSettings(StepSettings):
         TrainTokenizer | HashedFileTokenizer | HubTokenizer | Llama3Tokenizer | Qwen3Tokenizer,
         Field(discriminator="kind"),
     ]
+    bos: bool | str = Field(default=False, exclude_if=lambda bos: bos is False)
 
     @classmethod
     def of(cls, corpus: CorpusConfig, root: Path) -> Self:
@@ -150,7 +151,7 @@ class TokenizerSettings(StepSettings):
             except OSError:
                 raise UserError(f"tokenizer.path: {path} is missing; it must be a tokenizer.json") from None
             tokenizer = HashedFileTokenizer(sha256=digest, **tokenizer.model_dump())
-        return cls(tokenizer=tokenizer)
+        return cls(tokenizer=tokenizer, bos=corpus.bos)
 
 
 class TokensSettings(StepSettings):

@@ -24,6 +24,7 @@ from tst_titan.config.corpus import (
     TrainTokenizer,
 )
 from tst_titan.data.documents import TaskReader, read_texts, text_fraction
+from tst_titan.data.encoding import BOS, bos_token
 from tst_titan.data.pipelines import Part
 from tst_titan.data.settings import TokenizerSettings
 from tst_titan.data.shards import sha256_of
@@ -58,7 +59,9 @@ class MakeTokenizer(Step[TokenizerSettings]):
             share = config.sample_bytes / total
             texts = read_texts(self.folder_of("split") / "train")
             tokenizer = train_bpe(
-                (t for t in texts if share >= 1 or text_fraction(t, "tokenizer") < share), config
+                (t for t in texts if share >= 1 or text_fraction(t, "tokenizer") < share),
+                config,
+                BOS if self.settings.bos is True else self.settings.bos or None,
             )
             size = tokenizer.get_vocab_size()
             if size < config.vocab_size:
@@ -73,6 +76,7 @@ class MakeTokenizer(Step[TokenizerSettings]):
             raise UserError(
                 f"tokenizer.eos_token: {config.eos_token!r} is not in the vocabulary of {describe(config)}"
             )
+        bos = bos_token(tokenizer, self.settings.bos, config.eos_token)
         path = self.folder / TOKENIZER_FILE
         write_atomically(path, tokenizer.to_str(pretty=True))
         return {
@@ -81,6 +85,7 @@ class MakeTokenizer(Step[TokenizerSettings]):
             "vocab_size": number_of_ids(tokenizer),
             "eos_token": config.eos_token,
             "eos_id": eos_id,
+            **({"bos_token": bos, "bos_id": tokenizer.token_to_id(bos)} if bos else {}),
             "round_trip": round_trip(tokenizer, sample_texts(self.folder_of("split") / "train")),
         }
 
@@ -155,7 +160,7 @@ def describe(config: Any) -> str:
     return f"{config.kind} {argument}" if argument else config.kind
 
 
-def train_bpe(texts: Iterator[str], config: TrainTokenizer) -> Tokenizer:
+def train_bpe(texts: Iterator[str], config: TrainTokenizer, bos: str | None = None) -> Tokenizer:
     """Train a byte-level BPE tokenizer: every text can be encoded and decoded back to the same bytes."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -164,7 +169,7 @@ def train_bpe(texts: Iterator[str], config: TrainTokenizer) -> Tokenizer:
     trainer = BpeTrainer(
         vocab_size=config.vocab_size,
         min_frequency=config.min_frequency,
-        special_tokens=[config.eos_token],
+        special_tokens=[config.eos_token, *([bos] if bos else [])],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

@@ -1,4 +1,4 @@
-"""Step `tokens`: documents become shards in datatrove's format, shuffled once, each document closed by EOS."""
+"""Step `tokens`: documents become shards in datatrove's format, shuffled once, each with its BOS and EOS."""
 
 import shutil
 from functools import cached_property, partial
@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from tst_titan.config.corpus import Tokens
 from tst_titan.data.documents import Tally, TaskReader, by_prefix, text_fraction
+from tst_titan.data.encoding import frame
 from tst_titan.data.manifest import SPLITS
 from tst_titan.data.pipelines import Part
 from tst_titan.data.settings import TokensSettings
@@ -35,7 +36,7 @@ class MakeTokens(Step[TokensSettings]):
 
     def share(self, workers: int, part: Part) -> None:
         tokens = self.settings.tokens
-        eos_token = load_done(self.root, "tokenizer").counts["eos_token"]
+        tokenizer = load_done(self.root, "tokenizer").counts
         for split in SPLITS:
             build = partial(
                 build_tokenize,
@@ -43,7 +44,8 @@ class MakeTokens(Step[TokensSettings]):
                 self.keep(),
                 self.folder_of("split") / split,
                 self.folder_of("tokenizer") / TOKENIZER_FILE,
-                eos_token,
+                tokenizer.get("bos_token"),
+                tokenizer["eos_token"],
                 self.folder / (f"{split}_tasks" if tokens.shuffle == "global" else split),
                 shuffle=split == "train",
             )
@@ -79,10 +81,14 @@ class PlainTextTokenizer(DocumentTokenizer):
     Documentation about language models names the EOS token; taken as the token it would end the document.
     """
 
+    def __init__(self, *places: str, bos_token: str | None, **options: Any):
+        super().__init__(*places, **options)
+        self.bos_token = bos_token
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer with the EOS token appended to every document."""
-        tokenizer = super().tokenizer
+        """The tokenizer with EOS after every document, and BOS before it if the corpus has one."""
+        tokenizer = frame(super().tokenizer, self.bos_token, self.eos_token)
         tokenizer.encode_special_tokens = True
         return tokenizer
 
@@ -134,6 +140,7 @@ def build_tokenize(
     keep: dict[str, float],
     documents: Path,
     tokenizer: Path,
+    bos_token: str | None,
     eos_token: str,
     output: Path,
     shuffle: bool,
@@ -145,6 +152,7 @@ def build_tokenize(
         keep: share of each source, none for everything.
         documents: folder of the split's documents.
         tokenizer: tokenizer.json.
+        bos_token: begins each document, None for none.
         eos_token: closes each document.
         output: folder of the shards.
         shuffle: whether to shuffle the task's documents.
@@ -156,6 +164,7 @@ def build_tokenize(
         PlainTextTokenizer(
             str(output),
             str(tokenizer),
+            bos_token=bos_token,
             eos_token=eos_token,
             shuffle_documents=shuffle,
             seed=tokens.seed,

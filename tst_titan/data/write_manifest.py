@@ -28,6 +28,7 @@ from tst_titan.files import write_atomically
 
 MANIFEST_FILE = "manifest.json"
 _BLOCK_TOKENS = 1 << 24
+_OF_TOKENIZER = ("sha256", "source", "eos_token", "bos_token", "bos_id", "round_trip")
 _PACKAGES = ("datatrove", "tokenizers", "numpy", "zstandard", "tst-titan")
 
 
@@ -45,12 +46,13 @@ def write_manifest(folder: Path | str, workers: int) -> DataManifest:
     steps = {step: load_done(root, step) for step in SETTINGS}
     tokenizer = steps["tokenizer"]
     vocab_size, eos_id = tokenizer.counts["vocab_size"], tokenizer.counts["eos_id"]
+    bos_id = tokenizer.counts.get("bos_id")
     dtype = id_dtype(vocab_size)
     tokenizer_path = root / tokenizer.folder / TOKENIZER_FILE
     splits, warnings = {}, [text for step in steps.values() for text in step.warnings]
     for name in SPLITS:
         tokens_folder = root / steps["tokens"].folder / name
-        shards, inner = check_split(root, tokens_folder, dtype, vocab_size, eos_id, workers)
+        shards, inner = check_split(root, tokens_folder, dtype, vocab_size, eos_id, bos_id, workers)
         if dtype == "uint16":  # datatrove's own checker reads two bytes a token
             check_dataset(
                 get_datafolder(str(tokens_folder)), str(tokenizer_path), tokenizer.counts["eos_token"]
@@ -69,8 +71,8 @@ def write_manifest(folder: Path | str, workers: int) -> DataManifest:
             path=tokenizer_path.relative_to(root).as_posix(),
             vocab_size=vocab_size,
             eos_id=eos_id,
-            # A step that an earlier version finished has no round trip.
-            **{k: tokenizer.counts.get(k) for k in ("sha256", "source", "eos_token", "round_trip")},
+            # A step that an earlier version finished has no round trip, and a corpus without `bos` no such token.
+            **{k: tokenizer.counts.get(k) for k in _OF_TOKENIZER},
         ),
         documents=_documents(steps),
         train=splits["train"],
@@ -85,20 +87,22 @@ def write_manifest(folder: Path | str, workers: int) -> DataManifest:
 
 
 def check_split(
-    root: Path, folder: Path, dtype: str, vocab_size: int, eos_id: int, workers: int
+    root: Path, folder: Path, dtype: str, vocab_size: int, eos_id: int, bos_id: int | None, workers: int
 ) -> tuple[list[Shard], int]:
     """Check all shards of a split; returns them, relative to `root`, and the EOS tokens inside documents."""
 
     def check(path: Path) -> tuple[Shard, int]:
-        return check_shard(root, path, dtype, vocab_size, eos_id)
+        return check_shard(root, path, dtype, vocab_size, eos_id, bos_id)
 
     with ThreadPoolExecutor(workers) as pool:  # hashing and numpy release the interpreter
         results = list(pool.map(check, shard_paths(folder)))
     return [shard for shard, _ in results], sum(inner for _, inner in results)
 
 
-def check_shard(root: Path, path: Path, dtype: str, vocab_size: int, eos_id: int) -> tuple[Shard, int]:
-    """Check one shard: whole ids, below the vocabulary's size, an index that ends every document with EOS.
+def check_shard(
+    root: Path, path: Path, dtype: str, vocab_size: int, eos_id: int, bos_id: int | None = None
+) -> tuple[Shard, int]:
+    """Check one shard: whole ids, below the vocabulary's size, documents that begin and end as they should.
 
     Returns:
         The shard's entry in the manifest, and the number of EOS tokens that do not end a document.
@@ -124,6 +128,8 @@ def check_shard(root: Path, path: Path, dtype: str, vocab_size: int, eos_id: int
         raise ValueError(f"{path}: id {largest} is not below the vocabulary's size {vocab_size}")
     if not (ids[ends.astype(np.int64) - 1] == eos_id).all():
         raise ValueError(f"{path}: a document does not end with the EOS id {eos_id}")
+    if bos_id is not None and not (ids[[0, *ends[:-1].astype(np.int64)]] == bos_id).all():
+        raise ValueError(f"{path}: a document does not begin with the BOS id {bos_id}")
     shard = Shard(
         path=path.relative_to(root).as_posix(),
         tokens=tokens,

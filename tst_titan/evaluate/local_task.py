@@ -20,6 +20,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from tst_titan.config.load import parse, read_yaml
 from tst_titan.config.schema import Strict
+from tst_titan.data.encoding import corpus_tokenizer
 from tst_titan.data.manifest import load_manifest
 from tst_titan.data.shards import iterate_documents
 from tst_titan.errors import UserError
@@ -47,7 +48,7 @@ class Document:
     """A held-out document.
 
     Attributes:
-        ids: tokens without the end-of-text token, shape (n,), int64.
+        ids: tokens without what begins and ends it, shape (n,), int64.
         cuts: places between two words, ascending: token offsets from 0 to n.
     """
 
@@ -74,7 +75,7 @@ class Maker:
     """Draws items; the same documents, tokenizer and settings give the same items.
 
     Args:
-        documents: token ids without their end-of-text token.
+        documents: token ids without what begins and ends a document.
         tokenizer: a ``tokenizers.Tokenizer``.
         settings: sizes and seed.
     """
@@ -166,19 +167,17 @@ def write_task(data_manifest: Path, definition: Path, out: Path) -> int:
     Raises:
         UserError: the definition has a mistake, or the held-out documents give no item.
     """
-    from tokenizers import Tokenizer
-
     task = read_yaml(definition)
     settings = parse(Settings, task.get("metadata") or {}, f"{definition}: metadata")
     manifest = load_manifest(data_manifest)
-    tokenizer = Tokenizer.from_file(str(data_manifest.parent / manifest.tokenizer.path))
+    first = 0 if manifest.tokenizer.bos_id is None else 1
     documents, tokens = [], 0
     for document in iterate_documents(data_manifest, split="heldout"):
-        documents.append(document[:-1])
+        documents.append(document[first:-1])
         tokens += len(document)
         if tokens >= MAX_TOKENS:
             break
-    items = list(Maker(documents, tokenizer, settings).items())
+    items = list(Maker(documents, corpus_tokenizer(data_manifest), settings).items())
     if not items:
         raise UserError(
             f"{data_manifest}: the {len(documents)} held-out documents give no item of task {TASK}: it needs "

@@ -22,31 +22,31 @@ from tst_titan.evaluate.local_task import TASK
 from tst_titan.files import write_if_changed
 
 
-def evaluate(model_folder: Path, settings: EvaluationConfig, task_folders: list[Path]) -> dict[str, Any]:
+def evaluate(
+    model_folder: Path, settings: EvaluationConfig, task_folders: list[Path], length: int
+) -> dict[str, Any]:
     """Content of tasks.json.
 
     Args:
         model_folder: exported Hugging Face folder.
         settings: tasks, items per task and sequences per forward pass.
         task_folders: folders with lm-eval YAML of one's own; a later one wins.
+        length: tokens of a sequence in training.
 
     Raises:
         UserError: no task is named, one is unknown or its data not at hand, or there is no exported model.
     """
     import lm_eval
-    from lm_eval.models.huggingface import HFLM
-    from transformers import AutoTokenizer
 
-    from tst_titan.evaluate.heldout import check_export, load_model
+    from tst_titan.evaluate.heldout import check_export
+    from tst_titan.evaluate.scorer import Scorer
 
     check_export(model_folder)
     if not settings.tasks:
         raise UserError("evaluation.tasks: found none; name at least one task")
     manager = task_manager(settings.tasks, task_folders)
     tasks = load_tasks(manager, settings.tasks)
-    # Not by path: the harness would load the model without its expert biases.
-    exported, tokenizer = load_model(model_folder), AutoTokenizer.from_pretrained(model_folder)
-    model = HFLM(pretrained=exported, tokenizer=tokenizer, batch_size=settings.batch_size)
+    model = Scorer(model_folder, length, settings.batch_size)
     found = lm_eval.simple_evaluate(
         model=model,
         tasks=tasks,
@@ -61,18 +61,34 @@ def evaluate(model_folder: Path, settings: EvaluationConfig, task_folders: list[
         "tasks": {name: _scores(dict(found), name, settings.limit) for name in found["results"]},
         "lm_eval_version": lm_eval.__version__,
         "batch_size": settings.batch_size,
-        "add_bos": bool(model.add_bos_token),
+        "add_bos": model.add_bos_token,
+        "sequence_length": length,
+        "cut_to_sequence_length": model.cut,
         "num_fewshot": 0,
         "model": str(model_folder),
     }
 
 
 def _scores(found: dict[str, Any], name: str, limit: int | None) -> dict[str, Any]:
-    """Scores of a task, or of a group over all its tasks."""
-    result = found["results"][name]
-    return {
-        **{key: _number(result.get(f"{key},none")) for key in ("acc", "acc_stderr")},
-        **{key: _number(result.get(f"{key},none")) for key in ("acc_norm", "acc_norm_stderr")},
+    """Scores of a task, or of a group over all its tasks; a group that has none of its own has its tasks' alone."""
+    result: dict[str, float] = {}
+    for key, value in found["results"][name].items():
+        metric, _, of_filter = key.partition(",")
+        if of_filter and isinstance(value, int | float):
+            result.setdefault(metric, float(value))  # of several ways to read an answer, the task's first
+    own = next((metric for metric in result if not metric.endswith("_stderr")), None)
+    scores: dict[str, Any] = {
+        key: result.get(key) for key in ("acc", "acc_stderr", "acc_norm", "acc_norm_stderr")
+    }
+    if scores["acc"] is None and own is not None:
+        better = found["higher_is_better"].get(name, {}).get(own)
+        scores["metric"] = {
+            "name": own,
+            "value": result[own],
+            "stderr": result.get(f"{own}_stderr"),
+            "higher_is_better": better is not False,
+        }
+    return scores | {
         "version": found["versions"].get(name),
         "n": _items(found, name),
         "samples_limit": limit,
@@ -86,10 +102,6 @@ def _items(found: dict[str, Any], name: str) -> int:
     return sum(_items(found, part) for part in found["group_subtasks"][name])
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``tst-titan evaluate tasks``."""
     parser.add_argument("--model", type=Path, required=True, help="exported Hugging Face folder")
@@ -98,6 +110,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--task-folder", type=Path, action="append", default=[], help="folder of lm-eval YAML"
+    )
+    parser.add_argument(
+        "--sequence-length",
+        type=int,
+        required=True,
+        help="tokens of a sequence in training: the longest context",
     )
     parser.add_argument("--limit", type=int, help="items per task, instead of the config's")
     parser.add_argument("--threads", type=int, default=1)
@@ -119,9 +137,10 @@ def run(arguments: argparse.Namespace) -> int:
         import torch
 
         torch.set_num_threads(arguments.threads)
-        found = evaluate(arguments.model, settings, arguments.task_folder)
+        found = evaluate(arguments.model, settings, arguments.task_folder, arguments.sequence_length)
     write_if_changed(arguments.out, json.dumps(found, indent=2) + "\n")
     for task, scores in found["tasks"].items():
-        if scores["acc"] is not None:
-            print(f"{arguments.model}  {task}  acc {scores['acc']:.3f}", file=sys.stderr)
+        own = scores.get("metric") or {"name": "acc", "value": scores["acc"]}
+        if own["value"] is not None:
+            print(f"{arguments.model}  {task}  {own['name']} {own['value']:.3f}", file=sys.stderr)
     return 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from tst_titan.compare.evaluations import NOT_SCORED
 from tst_titan.compare.kinds.grid import BAG_LOSS, baseline_of, best_of, cells_of, grids_of
-from tst_titan.compare.metrics import BUDGETS, LOSSES, READ, TASK, metric_of, metric_rank, task_order
+from tst_titan.compare.metrics import BUDGETS, LOSSES, READ, TASK, is_own, metric_of, metric_rank, task_order
 from tst_titan.compare.numbers import Number
 from tst_titan.compare.results import Results, RunFacts
 from tst_titan.compare.sentences import BOUND_WORDS
@@ -192,7 +192,7 @@ def grid_tables(experiment: Results) -> list[dict[str, Any]]:
 def _columns(experiment: Results) -> list[str]:
     """Columns in the order of the paper's tables; evaluations that no run has are left out."""
     found = {number.metric for number in experiment.select("run") if number.exists}
-    tasks = task_order({name for name in found if name.startswith(TASK)})
+    tasks = task_order({name for name in found if name.startswith(TASK) or is_own(name)})
     losses = [name for name in LOSSES if name != "final_loss_last"]
     if "final_bag_loss" in found:
         losses.insert(1, "final_bag_loss")

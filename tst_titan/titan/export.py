@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
+from tst_titan.data.encoding import frame
 from tst_titan.data.manifest import DataManifest, load_manifest
 from tst_titan.data.shards import TokenStream, sha256_of
 from tst_titan.errors import UserError
@@ -141,19 +143,22 @@ def _write_configs(model: ModelConfig, data: DataManifest, precision: str, out: 
 
     config = model.hugging_face(
         dtype="float32",
-        bos_token_id=None,
+        bos_token_id=data.tokenizer.bos_id,
         eos_token_id=data.tokenizer.eos_id,
         training_precision=precision,
     )
     config.save_pretrained(out)
-    GenerationConfig(eos_token_id=config.eos_token_id, pad_token_id=config.eos_token_id).save_pretrained(out)
+    GenerationConfig(
+        bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.eos_token_id
+    ).save_pretrained(out)
 
 
 def _write_tokenizer(source: Path, data: DataManifest, model: ModelConfig, out: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(source),
+        tokenizer_object=frame(Tokenizer.from_file(str(source)), data.tokenizer.bos_token),
+        bos_token=data.tokenizer.bos_token,
         eos_token=data.tokenizer.eos_token,
         model_max_length=model.max_sequence_length,
     )

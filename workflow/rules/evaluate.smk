@@ -156,9 +156,11 @@ rule evaluate_tasks:
     resources:
         mem_mb=evaluation_memory,
         runtime=240,
+    params:
+        length=lambda w: PROJECT.sequence_length_of(w.recipe),
     shell:
         # Of two definitions of one name the later counts: the local task's with its items.
         "PYTHONWARNINGS=ignore tst-titan evaluate tasks --model $(dirname {input.export}) --config {input.config}"
         " --task-folder {TASKS:q} $([ -z '{input.local}' ] || echo --task-folder $(dirname {input.local}))"
-        " --threads {threads} --out {output} > {log} 2>&1"
+        " --sequence-length {params.length} --threads {threads} --out {output} > {log} 2>&1"
         " || {{ tail -n 4 {log} >&2; exit 1; }}"

@@ -14,7 +14,7 @@ from scipy import stats
 
 from tst_titan import paper
 from tst_titan.compare.kinds import Kind
-from tst_titan.compare.metrics import HELDOUT, TASK, metric_of, metric_rank
+from tst_titan.compare.metrics import HELDOUT, TASK, is_own, metric_of, metric_rank
 from tst_titan.compare.noise import LARGE, t_quantile
 from tst_titan.compare.numbers import Number, difference, merge_sources, missing
 from tst_titan.compare.results import Results, Sentence
@@ -188,7 +188,7 @@ def _chosen(wanted: Sequence[str], runs: Sequence[RunData]) -> list[str]:
     """The wanted metrics, "accuracy" standing for every task (one that no run has makes a grid of gaps); else all."""
     names = dict.fromkeys(name for run in runs for name in run.metrics if metric_of(name).measured)
     there = [name for name in names if any(name in run.metrics and run.metrics[name].exists for run in runs)]
-    tasks = [name for name in there if name.startswith(TASK)]
+    tasks = [name for name in there if name.startswith(TASK) or is_own(name)]
     return [name for item in wanted for name in (tasks if item == "accuracy" else [item])] or there
 
 
