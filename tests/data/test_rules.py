@@ -1,5 +1,6 @@
 """The rules through real Snakemake: a whole corpus, what an edit reruns, and a step spread over jobs."""
 
+import json
 import os
 import subprocess
 import sys
@@ -133,3 +134,32 @@ def test_a_mistake_reaches_the_terminal(project: Path) -> None:
         AssertionError, match=r"data: spread: filter: filters: all 120 documents were dropped"
     ):
         snakemake(project, "results/data/spread/manifest.json")
+
+
+@pytest.mark.slow
+def test_lines_appended_to_a_source_rerun_everything(project: Path) -> None:
+    """Unless the corpus says that its sources are fixed."""
+    (project / "lines").mkdir()
+    file = project / "lines" / "a.jsonl"
+    file.write_text("".join(json.dumps({"text": document(500 + i)}) + "\n" for i in range(60)))
+    lines = settings(project, sources=[{"kind": "jsonl", "path": "lines"}], tasks=1)
+    write_corpus(project / "configs" / "corpora", lines, name="spread")
+    target = "results/data/spread/manifest.json"
+    snakemake(project, target)
+    assert planned(project, target) == []
+    with file.open("a") as more:
+        more.write(json.dumps({"text": document(999)}) + "\n")
+    write_corpus(project / "configs" / "corpora", lines | {"sources_are_fixed": True}, name="spread")
+    assert planned(project, target) == []
+    write_corpus(project / "configs" / "corpora", lines, name="spread")
+    assert planned(project, target) == RULES
+    assert "data: spread: filter: 61 documents read" in snakemake(project, target)
+    assert planned(project, target) == []
+    # As a version without lists left it: a list is written, and nothing reruns.
+    config = project / "results" / "data" / "spread" / "config"
+    state = (config / "filter.yaml").stat()
+    (config / "sources.json").unlink()
+    (config / "filter.yaml").write_text((config / "filter.yaml").read_text().partition("# Files of")[0])
+    os.utime(config / "filter.yaml", ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert planned(project, target) == []
+    assert (config / "sources.json").is_file()

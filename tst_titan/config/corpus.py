@@ -102,6 +102,9 @@ class InstalledPackages(SourceConfig):
     )
 
 
+DEFAULT_GLOB = {"parquet": "**/*.parquet", "jsonl": "**/*.json*"}
+
+
 class FileSource(SourceConfig):
     """Files with one document a row, read through datatrove: parquet or JSON lines."""
 
@@ -118,6 +121,11 @@ class FileSource(SourceConfig):
         description="Further columns or keys for filters that look at them, such as `url` for URLFilter.",
         exclude_if=_is_unset,
     )
+
+    @property
+    def pattern(self) -> str:
+        """Which files are read, inside path."""
+        return self.glob or DEFAULT_GLOB[self.kind]
 
 
 class UnreadableRecords(Strict):
@@ -501,6 +509,10 @@ class CorpusConfig(Strict):
         default=1, le=100_000, description="datatrove tasks of a step; part of the result."
     )
     jobs: PositiveInt = Field(default=1, description="Jobs that share a step's tasks; changes no result.")
+    sources_are_fixed: bool = Field(
+        default=False,
+        description="Files of the sources are listed once: whatever happens to them later reruns nothing.",
+    )
 
     @field_validator("sources")
     @classmethod

@@ -8,13 +8,15 @@ from typing import Any
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup import ExactDedupSignature, ExactFindDedups
 
+from tst_titan.config.corpus import FileSource
 from tst_titan.data.deduplicate import EXACT, LINES_TO_BUFFER
 from tst_titan.data.documents import Tally, by_prefix, document_writer
 from tst_titan.data.filters import make_filters
+from tst_titan.data.listing import Files, Listing, is_local, list_local
 from tst_titan.data.pipelines import Part
 from tst_titan.data.readers import make_reader
 from tst_titan.data.settings import FilterSettings
-from tst_titan.data.sources import account_of, check_readable, check_source, list_local
+from tst_titan.data.sources import account_of, check_readable, check_source
 from tst_titan.data.step import Done, Step
 from tst_titan.errors import UserError
 
@@ -27,9 +29,18 @@ class Filter(Step[FilterSettings]):
 
     kind = FilterSettings
 
-    def inputs(self) -> list[list[tuple[str, int, int]]]:
-        """Files of each source that lies on this machine: changed data is other data."""
-        return [list_local(source) for source in self.settings.sources]
+    def inputs(self) -> list[Files]:
+        """Files of each source as they were listed: changed data is other data."""
+        listed = Listing.read(self.root)
+        if listed:
+            known = {label: files for label, files in listed.files.items() if label not in listed.taken_over}
+            return [known.get(source.label, []) for source in self.settings.sources]
+        return [
+            list_local(source.path, source.pattern)
+            if isinstance(source, FileSource) and is_local(source)
+            else []
+            for source in self.settings.sources
+        ]
 
     def share(self, workers: int, part: Part) -> None:
         tasks = self.settings.tasks

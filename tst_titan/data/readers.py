@@ -316,9 +316,6 @@ def text_alone(reader: Any, data: dict[str, Any], path: str, id_in_file: int | s
     return {"text": data[reader.text_key], "id": f"{path}/{id_in_file}", "metadata": kept}
 
 
-DEFAULT_GLOB = {"parquet": "**/*.parquet", "jsonl": "**/*.json*"}
-
-
 def make_reader(source: InstalledPackages | FileSource, unreadable: Path | None = None) -> BaseReader:
     """The reader of one source; its documents carry its name as metadata `source`.
 
@@ -335,7 +332,7 @@ def make_reader(source: InstalledPackages | FileSource, unreadable: Path | None 
     if isinstance(source, InstalledPackages):
         return PackagesReader(source, sorted(source.packages), **options)
     options |= {
-        "glob_pattern": source.glob or DEFAULT_GLOB[source.kind],
+        "glob_pattern": source.pattern,
         "text_key": source.text_key,
         "adapter": text_alone,
     }

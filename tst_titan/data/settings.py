@@ -6,6 +6,7 @@ them back by the same model. So an edit reruns the step that it touches and what
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -15,6 +16,7 @@ from pydantic import Field
 from tst_titan.config.corpus import (
     CorpusConfig,
     Dedup,
+    FileSource,
     FileTokenizer,
     FilterConfig,
     Heldout,
@@ -30,6 +32,7 @@ from tst_titan.config.corpus import (
 )
 from tst_titan.config.load import load
 from tst_titan.config.strict import Strict
+from tst_titan.data.listing import Listing
 from tst_titan.data.packages import canonical, read_pins
 from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
@@ -176,7 +179,7 @@ SETTINGS: dict[str, type[StepSettings]] = {
 
 
 def render(corpus: CorpusConfig, folder: Path | str, root: Path | str = ".") -> None:
-    """Write the settings of each step, only where they changed.
+    """Write the settings of each step, and the list of the sources' files, only where they changed.
 
     Args:
         corpus: the config.
@@ -196,8 +199,27 @@ def render(corpus: CorpusConfig, folder: Path | str, root: Path | str = ".") -> 
                 )
     for kind in SETTINGS.values():
         header = f"# Settings of the step {kind.step} of corpus {corpus.name}, written by the pipeline.\n"
-        text = yaml.safe_dump(kind.of(corpus, Path(root)).plain(), sort_keys=True)
-        write_if_changed(kind.path(Path(folder)), header + text)
+        text = header + yaml.safe_dump(kind.of(corpus, Path(root)).plain(), sort_keys=True)
+        path = kind.path(Path(folder))
+        if kind is FilterSettings and any(isinstance(source, FileSource) for source in corpus.sources):
+            _render_with_files(corpus, Path(folder), path, text)
+        else:
+            write_if_changed(path, text)
+
+
+def _render_with_files(corpus: CorpusConfig, folder: Path, path: Path, text: str) -> None:
+    """Write the list of the sources' files, and its hash into the settings that Snakemake takes as input."""
+    before = Listing.read(folder)
+    made_without = before is None and path.is_file() and path.read_text(encoding="utf-8") == text
+    times = path.stat() if made_without else None
+    listing = Listing.of(corpus.sources, corpus.sources_are_fixed, before, exists=made_without)
+    write_if_changed(
+        path,
+        f"{text}# Files of the sources, listed in {listing.path(folder).name}: {digest(listing.files)}\n",
+    )
+    if times:  # what an earlier version made from these settings stays as it is
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    write_if_changed(listing.path(folder), listing.text())
 
 
 def pinned_packages(source: InstalledPackages, root: Path) -> dict[str, str]:

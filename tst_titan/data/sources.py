@@ -15,7 +15,6 @@ from tst_titan.config.corpus import FileSource, InstalledPackages
 from tst_titan.data.documents import by_prefix
 from tst_titan.data.packages import check_installed
 from tst_titan.data.readers import (
-    DEFAULT_GLOB,
     EXAMPLES,
     FILE_BYTES,
     FILES,
@@ -47,7 +46,7 @@ def check_source(source: InstalledPackages | FileSource, tasks: int, versions: d
     """
     if isinstance(source, InstalledPackages):
         return check_installed({package: versions[package] for package in source.packages})
-    name, pattern = source.label, source.glob or DEFAULT_GLOB[source.kind]
+    name, pattern = source.label, source.pattern
     try:
         folder = get_datafolder(source.path)
         files = folder.list_files(glob_pattern=pattern)
@@ -67,22 +66,6 @@ def check_source(source: InstalledPackages | FileSource, tasks: int, versions: d
     if len(files) < tasks:
         return [f"source {name}: {len(files)} files for {tasks} tasks: some tasks have nothing to read"]
     return []
-
-
-def list_local(source: InstalledPackages | FileSource) -> list[tuple[str, int, int]]:
-    """Name, bytes and time of change (ns) of a source's files if they are local; none for other sources."""
-    if isinstance(source, InstalledPackages) or "://" in source.path or not Path(source.path).is_dir():
-        return []
-    names = get_datafolder(source.path).list_files(glob_pattern=source.glob or DEFAULT_GLOB[source.kind])
-    return [(name, *_state(Path(source.path) / name)) for name in names]
-
-
-def _state(path: Path) -> tuple[int, int]:
-    try:
-        state = path.stat()
-    except OSError:  # a link to nowhere: the reader says so
-        return -1, -1
-    return state.st_size, state.st_mtime_ns
 
 
 def _first_keys(folder: DataFolder, path: str, kind: str) -> list[str] | None:
@@ -117,7 +100,7 @@ def not_read(source: FileSource, files_read: int) -> dict[str, int]:
         files_read: how many were.
     """
     folder = get_datafolder(source.path)
-    asked_for = set(folder.list_files(glob_pattern=source.glob or DEFAULT_GLOB[source.kind]))
+    asked_for = set(folder.list_files(glob_pattern=source.pattern))
     found = Counter(_kind_of_file(source.path, name) for name in set(folder.list_files()) - asked_for)
     kinds = dict(found.most_common(_KINDS_OF_FILES))
     if others := found.total() - sum(kinds.values()):
