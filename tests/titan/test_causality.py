@@ -11,7 +11,7 @@ from tst_titan.titan import cpu
 cpu.prepare()
 
 from tst_titan.titan.models import build_model_spec  # noqa: E402
-from tst_titan.titan.superposition import BagLoss, superpose_input  # noqa: E402
+from tst_titan.titan.superposition import BagLoss, with_bag_embedding  # noqa: E402
 
 LATENTS, BAG, VOCABULARY = 5, 3, 64
 ROUNDING = (
@@ -21,10 +21,8 @@ ROUNDING = (
 
 def built(shape: dict, sides: str) -> torch.nn.Module:
     spec = build_model_spec(ModelConfig.model_validate(shape), expert_precision="float32")
-    if sides != "output_only":
-        superpose_input(spec.model)
     torch.manual_seed(0)
-    model = spec.model.build()
+    model = with_bag_embedding(spec.model).build()
     with torch.no_grad():
         model.init_states()
     return model.eval()

@@ -58,10 +58,21 @@ def _patch_torchtitan() -> None:
     dist_utils.set_pg_timeouts = lambda timeout, parallel_dims: None
 
 
-def use_sum_reductions(model: torch.nn.Module) -> None:
-    """FSDP2 scales gradients inside the reduction (PREMUL_SUM), which gloo lacks: sum, then divide."""
+def parallelize_for_gloo(spec: Any) -> None:
+    """FSDP2 scales gradients inside the reduction (PREMUL_SUM), which gloo lacks: sum, then divide.
+
+    Args:
+        spec: torchtitan's ModelSpec, changed in place.
+    """
     from torch.distributed.fsdp import FSDPModule
 
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.set_force_sum_reduction_for_comms(True)
+    parallelize = spec.parallelize_fn
+
+    def parallelize_and_sum(model: torch.nn.Module, **given: Any) -> torch.nn.Module:
+        model = parallelize(model, **given)
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.set_force_sum_reduction_for_comms(True)
+        return model
+
+    spec.parallelize_fn = parallelize_and_sum

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torchtitan.components.loss import BaseLoss, ChunkedLossWrapper, CrossEntropyLoss
 from torchtitan.components.optimizer import OptimizersContainer, ParamGroupConfig
@@ -22,7 +22,7 @@ from torchtitan.tools.utils import get_peak_flops
 
 from tst_titan.config.parallel import data_parallel_ranks
 from tst_titan.config.schema import RuntimeConfig, StageConfig
-from tst_titan.superposition import LOSSES, target_weights
+from tst_titan.superposition import LOSSES
 from tst_titan.titan import cpu
 from tst_titan.titan.checkpoints import StageCheckpoints
 from tst_titan.titan.initialization import draw_whole_tensors
@@ -30,7 +30,7 @@ from tst_titan.titan.loader import LaneLoader, NoTokenizer
 from tst_titan.titan.metrics import ExpertLoad, StageMetrics
 from tst_titan.titan.models import build_model_spec
 from tst_titan.titan.schedule import scheduler_config
-from tst_titan.titan.superposition import BagLoss, superpose_input
+from tst_titan.titan.superposition import Superposition, superpose
 from tst_titan.titan.trainer import StageTrainer
 from tst_titan.tree.folder import StageFolder
 
@@ -67,6 +67,21 @@ class Job:
 
     def trainer_config(self) -> StageTrainer.Config:
         """The torchtitan config of the stage."""
+        config = self._config_of_tokens()
+        sup = self.stage.superposition
+        if sup is None:
+            return config
+        weights = sup.relative_weights
+        superposition = Superposition(
+            bag_size=sup.bag_size,
+            steps=None,
+            sides=sup.sides,
+            loss=sup.loss,
+            weights="uniform" if weights is None else tuple(weights),
+        )
+        return cast(StageTrainer.Config, superpose(config, superposition))
+
+    def _config_of_tokens(self) -> StageTrainer.Config:
         stage, runtime = self.stage, self.runtime
         on_cpu = not cpu.has_accelerator()
         return StageTrainer.Config(
@@ -109,35 +124,15 @@ class Job:
 
     def _model_spec(self, on_cpu: bool) -> ModelSpec:
         spec = build_model_spec(self.stage.model, expert_precision=self.stage.precision)
-        sup = self.stage.superposition
-        if sup is not None and sup.sides != "output_only":
-            superpose_input(spec.model)
         draw_whole_tensors(spec.model)
         if on_cpu:
-            parallelize = spec.parallelize_fn
-
-            def parallelize_for_gloo(model: Any, **kwargs: Any) -> Any:
-                model = parallelize(model, **kwargs)
-                cpu.use_sum_reductions(model)
-                return model
-
-            spec.parallelize_fn = parallelize_for_gloo
+            cpu.parallelize_for_gloo(spec)
         if self.stage.model.moe is not None:
             ExpertLoad.attach_to(spec)
         return spec
 
     def _loss(self) -> BaseLoss.Config:
-        sup = self.stage.superposition
-        inner: BaseLoss.Config = CrossEntropyLoss.Config()
-        if sup is not None and sup.sides != "input_only":
-            raw = sup.relative_weights
-            weights = None if raw is None else tuple(target_weights(raw, sup.bag_size).tolist())
-            inner = BagLoss.Config(
-                bag_size=sup.bag_size,
-                vocab_size=self.stage.model.vocab_size,
-                name=sup.loss,
-                weights=weights,
-            )
+        inner = CrossEntropyLoss.Config()
         if self.runtime.loss_chunks == 1:
             return inner
         return ChunkedLossWrapper.Config(num_chunks=self.runtime.loss_chunks, loss_fn=inner)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torchtitan.components.dataloader import BaseDataLoader
@@ -47,6 +47,7 @@ class LaneLoader(BaseDataLoader):
 
     @dataclass(kw_only=True, slots=True)
     class Config(BaseDataLoader.Config):
+        cuts_bags: ClassVar[bool] = True
         stage: Any = None
         """StageConfig of the stage."""
         manifest: str = ""
