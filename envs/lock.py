@@ -42,6 +42,7 @@ ROOTS = {
         "torchtitan",
         "triton",
         "transformers",
+        "xxhash",
         "wandb",
         "pandas",
         "scipy",

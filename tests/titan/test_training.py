@@ -16,6 +16,7 @@ import torch
 
 from tests import made_stages
 from tests.stages import DENSE, MOE, Tree, final_tensors, losses, train
+from tst_titan import cli
 from tst_titan.run.attempts import Attempts
 from tst_titan.titan.job import get_peak_flops
 from tst_titan.titan.manifest import git_state
@@ -208,6 +209,83 @@ sys.exit(train.main([sys.argv[1]]))
 def diverge(folder, step: int, factor: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", DIVERGING.format(step=step, factor=factor), str(folder.path)]
     return subprocess.run(command, capture_output=True, text=True)
+
+
+def truncate(path: Path) -> str:
+    """Half of the file is gone."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    return f"{path} has {len(content) // 2:,} bytes instead of {len(content):,}"
+
+
+def delete(path: Path) -> str:
+    path.unlink()
+    return f"{path} is missing"
+
+
+def flip(path: Path) -> str:
+    """One bit is another."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    return f"{path}: the bytes are not those that were written"
+
+
+def checkpoint(folder, step: int) -> Path:
+    (found,) = (folder.path / "checkpoint").glob(f"*/step-{step}")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("spoil", "listed"), [(truncate, True), (delete, True), (flip, True), (truncate, False)]
+)
+def test_a_damaged_checkpoint_is_set_aside_and_the_older_one_used(chain, tmp_path, spoil, listed):
+    shutil.copytree(chain[0].results, tmp_path / "results")
+    folder = Tree(tmp_path / "results").stage("bag4-6/token-14")
+    before = losses(folder)
+    folder.manifest_path.unlink()
+    newest = checkpoint(folder, 14)
+    if not listed:  # as an earlier version left it
+        (newest / "files-0.json").unlink()
+    problem = spoil(newest / "__0_0.distcp")
+    done = train(folder)
+    if listed:
+        assert f"step 14 is damaged: {problem}; " in done.stderr
+    assert "is now" in done.stderr and "the one of step 12 is used" in done.stderr
+    assert losses(folder) == before and "step 14/14" in done.stderr and "step 12/14" not in done.stderr
+    assert newest.with_name("damaged-14").is_dir() and (newest / "files-0.json").is_file()
+
+
+@pytest.mark.parametrize("spoil", [delete, flip])
+def test_a_damaged_parent_is_told_with_the_way_back(chain, tmp_path, spoil):
+    shutil.copytree(chain[0].results, tmp_path / "results", ignore=shutil.ignore_patterns("token-14"))
+    tree = Tree(tmp_path / "results")
+    parent, child = tree.stage("bag4-6"), tree.stage("bag4-6/token-14")
+    tensors = final_tensors(parent)
+    problem = spoil(checkpoint(parent, 6) / "__0_0.distcp")
+    done = train(child, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"is damaged: {problem}." in done.stderr and f"`tst-titan restore {parent.path}`" in done.stderr
+    assert cli.main(["restore", str(parent.path)]) == 0
+    assert all(torch.equal(value, tensors[name]) for name, value in final_tensors(parent).items())
+    train(child)
+
+
+def test_two_ranks_list_their_files_while_training_goes_on_and_find_damage_together(tmp_path):
+    runtime = {"processes_per_node": 2, "async_checkpoint": True}
+    folder = Tree.make(tmp_path, runtime=runtime).stage("token-6")
+    train(folder)
+    for step in (4, 6):
+        names = [
+            set(json.loads((checkpoint(folder, step) / f"files-{rank}.json").read_text())) for rank in (0, 1)
+        ]
+        assert names == [{"__0_0.distcp", ".metadata"}, {"__1_0.distcp"}]
+    before = losses(folder)
+    folder.manifest_path.unlink()
+    problem = flip(checkpoint(folder, 6) / "__1_0.distcp")
+    done = train(folder)
+    assert f"is damaged: {problem}; " in done.stderr and "the one of step 4 is used" in done.stderr
+    assert losses(folder) == before
 
 
 @pytest.mark.parametrize("factor", ["float('nan')", "float('inf')"])

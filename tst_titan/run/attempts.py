@@ -86,8 +86,8 @@ class Attempts:
             automatic: Snakemake starts the stage again by itself; whoever types a command gets a new try.
 
         Raises:
-            UserError: an automatic attempt after ``MAX_FAILURES_AT_ONE_STEP`` deaths at the same checkpoint, or after so
-                many jobs stopped before their first step that none is likely to make one.
+            UserError: an automatic attempt after ``MAX_FAILURES_AT_ONE_STEP`` deaths at the same checkpoint, or
+                after so many jobs stopped before their first step that none is likely to make one.
         """
         state = self._settled(note=True)
         if not automatic:

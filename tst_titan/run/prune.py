@@ -136,11 +136,11 @@ class Pruning:
 
     @cached_property
     def checkpoints(self) -> tuple[Found, ...]:
-        """Every checkpoint below the results, whole or not."""
+        """Every checkpoint below the results, whole, half-written or set aside as damaged."""
         return tuple(
             Found(folder, path, self._reason(folder, path))
             for folder in self.folders.values()
-            for path in sorted((folder.path / "checkpoint").glob("*/step-*"), key=_step)
+            for path in sorted((folder.path / "checkpoint").glob("*/*-*"), key=_step)
         )
 
     def _reason(self, folder: StageFolder, checkpoint: Path) -> str | None:

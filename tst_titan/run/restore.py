@@ -47,7 +47,7 @@ def _missing(folder: StageFolder) -> list[StageFolder]:
     stage: StageFolder | None = folder
     while stage is not None:
         try:
-            stage.last_checkpoint(_manifest(stage))
+            stage.last_checkpoint(_manifest(stage), contents=True)
         except UserError:
             _manifest(stage)  # an unfinished stage is another mistake
             found.insert(0, stage)

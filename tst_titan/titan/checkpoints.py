@@ -1,18 +1,25 @@
-"""torchtitan's checkpoint manager with what a stage adds: exclusions at the hand-over only, saves on request."""
+"""torchtitan's checkpoint manager with what a stage adds: checked files, exclusions at the hand-over, saves on request."""
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from torchtitan.components.checkpointer import CheckpointManager
+
+from tst_titan.tree.checkpoint import damage, list_path, set_aside, write_list
+from tst_titan.tree.folder import StageFolder
 
 OPTIMIZER_STATE = "optimizer"
 TRAIN_STATE = "train_state"
 
 
 class StageCheckpoints(CheckpointManager):
-    """Loads the stage's own newest checkpoint, else the parent's; never a half-written one."""
+    """Loads the stage's own newest checkpoint, else the parent's; never a half-written or damaged one."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(CheckpointManager.Config):
@@ -26,10 +33,36 @@ class StageCheckpoints(CheckpointManager):
         self.save_next = False
 
     def _load(self, step: int = -1) -> bool:
+        self._set_damaged_aside()
         self.handed_over = self._find_load_step() == -1 and self.initial_load_path is not None
         # torchtitan applies exclusions at every load; a restart must take back everything.
         self.exclude_from_loading = [OPTIMIZER_STATE] if self.handed_over and self.fresh_optimizer else []
+        if self.handed_over:
+            self._check_parent()
         return super()._load(step)
+
+    def _set_damaged_aside(self) -> None:
+        while (step := self._find_load_step()) != -1:
+            checkpoint = Path(self._create_checkpoint_id(step))
+            if (problem := _damage(checkpoint)) is None:
+                return
+            if dist.get_rank() == 0:
+                aside = set_aside(checkpoint)
+                older = self._find_load_step()
+                title = StageFolder.at(checkpoint.parents[2]).title
+                then = f"the one of step {older} is used" if older != -1 else "the stage begins anew"
+                print(
+                    f"{title}  the checkpoint of step {step} is damaged: {problem}; it is now {aside}, {then}",
+                    file=sys.stderr,
+                )
+            dist.barrier()
+
+    def _check_parent(self) -> None:
+        assert self.initial_load_path is not None
+        checkpoint = Path(self.initial_load_path)
+        if (problem := _damage(checkpoint)) is not None:
+            parent = StageFolder.at(checkpoint.parents[2])
+            raise parent.lost_checkpoint(parent.manifest(), problem)
 
     def _should_save(self, curr_step: int, last_step: bool = False) -> bool:
         return self.save_next or super()._should_save(curr_step, last_step)
@@ -37,7 +70,19 @@ class StageCheckpoints(CheckpointManager):
     def _save(self, curr_step: int, last_step: bool = False) -> bool:
         if self._should_save(curr_step, last_step) and not self.states[TRAIN_STATE].parameters_are_finite():
             raise FloatingPointError(f"the weights are not finite after step {curr_step}; nothing was saved")
+        rank, checkpoint = dist.get_rank(), Path(self._create_checkpoint_id(curr_step))
+        if self._should_save(curr_step, last_step):
+            list_path(checkpoint, rank).unlink(missing_ok=True)  # of a checkpoint that is written again
         saved = super()._save(curr_step, last_step)
+        if saved and self.save_future is not None:
+
+            def listed(future: Future) -> None:
+                if future.exception() is None:
+                    write_list(checkpoint, rank)
+
+            self.save_future.add_done_callback(listed)  # in the thread that has saved
+        elif saved:
+            write_list(checkpoint, rank)
         if saved and last_step:
             self._purge_stale_checkpoints()  # torchtitan leaves one more than keep_latest_k behind here
         return saved
@@ -52,3 +97,11 @@ class StageCheckpoints(CheckpointManager):
         finally:
             self.save_next = False
         self.maybe_wait_for_saving()
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, the same on all ranks; each reads its share of the files."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    found: list[str | None] = [None] * world
+    dist.all_gather_object(found, damage(checkpoint, contents=True, share=(rank, world)))
+    return next(filter(None, found), None)

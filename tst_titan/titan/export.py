@@ -86,7 +86,7 @@ def load_trained(folder: StageFolder, manifest: dict[str, Any]) -> torch.nn.Modu
 
     from tst_titan.titan.models import build_model_spec
 
-    checkpoint = folder.last_checkpoint(manifest)
+    checkpoint = folder.last_checkpoint(manifest, contents=True)
     model = build_model_spec(folder.stage.model, expert_precision="float32").model.build()
     state = model.state_dict()
     try:

@@ -14,6 +14,7 @@ from tst_titan.config.load import load, parse, read_yaml, to_yaml
 from tst_titan.config.schema import RuntimeConfig, StageConfig
 from tst_titan.errors import UserError
 from tst_titan.files import read_json, write_if_changed
+from tst_titan.tree.checkpoint import METADATA, damage
 from tst_titan.tree.metrics import MetricsFile
 
 
@@ -156,17 +157,33 @@ class StageFolder:
                 f"{self.manifest_path}: not valid JSON ({error}); train the stage again"
             ) from None
 
-    def last_checkpoint(self, manifest: dict[str, Any]) -> Path:
+    def last_checkpoint(self, manifest: dict[str, Any], contents: bool = False) -> Path:
         """The finished stage's last checkpoint, which is what its children and its export start from.
 
+        Args:
+            manifest: the stage's.
+            contents: check the checksums of its files too, not their sizes alone.
+
         Raises:
-            UserError: it was pruned, or is missing or incomplete; says how to get it back.
+            UserError: it was pruned, or is missing or damaged; says how to get it back.
         """
         checkpoint = self.path / manifest["checkpoint"]
-        if (checkpoint / ".metadata").is_file():
+        problem = damage(checkpoint, contents)
+        if problem is None:
             return checkpoint
-        raise UserError(
-            f"{self.manifest_path}: key checkpoint: {manifest['checkpoint']} {self._why_missing(checkpoint.name)}.\n"
+        raise self.lost_checkpoint(manifest, problem)
+
+    def lost_checkpoint(self, manifest: dict[str, Any], problem: str) -> UserError:
+        """The finished stage's last checkpoint cannot be used for ``problem``: how to get it back."""
+        name = Path(manifest["checkpoint"]).name
+        record = self.pruned().get(name)
+        why = (
+            "is missing or incomplete" if not (self.path / manifest["checkpoint"] / METADATA).exists() else ""
+        )
+        if record is not None:
+            why = f"was pruned on {record['when']} (keep_checkpoints: {record['keep_checkpoints']})"
+        return UserError(
+            f"{self.manifest_path}: key checkpoint: {manifest['checkpoint']} {why or f'is damaged: {problem}'}.\n"
             f"`tst-titan restore {self.path}` trains the stage again (it took {manifest['stage_device_hours']:.2g} "
             f"device hours) and leaves all that is finished as it is.\nOr remove {self.manifest_path.name} there: "
             "snakemake then trains the stage and everything after it anew"
@@ -180,12 +197,6 @@ class StageFolder:
     def pruned(self) -> dict[str, Any]:
         """What `snakemake prune` removed here: for every step folder when, and under which setting."""
         return read_json(self.pruned_path, {})
-
-    def _why_missing(self, name: str) -> str:
-        record = self.pruned().get(name)
-        if record is None:
-            return "is missing or incomplete"
-        return f"was pruned on {record['when']} (keep_checkpoints: {record['keep_checkpoints']})"
 
     def is_finished(self) -> bool:
         """Whether this stage and all before it have the results of their present configs."""
@@ -260,6 +271,6 @@ def complete_checkpoints(folder: Path) -> dict[int, Path]:
     """Checkpoints of a folder by step, only those whose metadata was written (DCP writes it last)."""
     found = {}
     for path in folder.glob("step-*"):
-        if (path / ".metadata").is_file() and path.name[5:].isdigit():
+        if (path / METADATA).is_file() and path.name[5:].isdigit():
             found[int(path.name[5:])] = path
     return dict(sorted(found.items()))
