@@ -10,6 +10,7 @@ from tests.stages import Tree
 from tst_titan import cli
 from tst_titan.errors import UserError
 from tst_titan.run.prune import Pruning, check_parents
+from tst_titan.tree.checkpoint import write_list
 from tst_titan.tree.resolve import Stage
 
 BYTES = 1000
@@ -198,6 +199,7 @@ def test_a_parent_whose_corpus_changed_is_trained_again_anyway(finished):
 
 def test_a_restoration_that_was_killed_before_its_end_puts_the_first_manifest_back(finished, capsys):
     folder = finished.stage("bag2-4")
+    write_list(folder.last_checkpoint(folder.manifest()), 0)
     first = folder.manifest_path.read_text()
     backup = folder.path / "logs/before_restore"
     backup.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""torchtitan's checkpoint manager with what a stage adds: checked files, exclusions at the hand-over, saves on request."""
+"""torchtitan's checkpoint manager with what a stage adds: checked files, exclusions at the hand-over, stops."""
 
 from __future__ import annotations
 
