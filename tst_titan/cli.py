@@ -32,6 +32,9 @@ COMMANDS = {
     "train": Command("tst_titan.run.launch", "train one stage of the tree, with all its processes"),
     "status": Command("tst_titan.run.status", "state, step, speed and time left of every stage"),
     "prune": Command("tst_titan.run.prune", "remove the checkpoints that nothing needs any more"),
+    "verify": Command(
+        "tst_titan.run.verify", "read all token shards and checkpoints against their checksums"
+    ),
     "restore": Command("tst_titan.run.restore", "train a stage again for its pruned checkpoint"),
     # Data.
     "data": Command("tst_titan.data.command", "run one step of a corpus, from sources to token shards"),

@@ -118,6 +118,8 @@ def seen_in(folder: Path) -> dict[str, Any]:
     # What later versions count besides changes no byte of a corpus.
     manifest["tokenizer"].pop("round_trip")
     manifest["documents"].pop("sources")
+    for shard in (*manifest["train"]["shards"], *manifest["heldout"]["shards"]):
+        shard.pop("blocks")
     steps = {}
     for path in sorted(folder.glob("*/*.done.json")):
         done = json.loads(path.read_text())

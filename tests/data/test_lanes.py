@@ -1,5 +1,6 @@
 """Reading shards as a stream and as lanes, against the same tokens held in one array."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -8,15 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.corpus import write_streams
+from tests.corpus import write_corpus, write_streams
 from tst_titan.data import shards
 from tst_titan.data.lanes import Lanes, check_enough, needed_per_lane
 from tst_titan.data.manifest import load_manifest, training_identity
 from tst_titan.data.shards import (
     ShardFile,
     TokenStream,
+    block_checksums,
     iterate_documents,
     storage_dtype,
+    verify_here,
     verify_shards,
 )
 from tst_titan.errors import UserError
@@ -278,3 +281,48 @@ def test_manifest_errors(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"uint16"', '"int8"'))
     with pytest.raises(UserError, match=r"dtype: .*found 'int8'"):
         load_manifest(path)
+
+
+def test_a_corpus_is_hashed_once_on_a_machine_and_again_when_a_file_changes(tmp_path):
+    path = write_corpus(tmp_path, tokens=50_000)
+    verify_here(path)
+    shard = tmp_path / load_manifest(path).train.shards[1].path
+    content = bytearray(shard.read_bytes())
+    content[::997] = bytes(len(content[::997]))
+    times = shard.stat()
+    shard.write_bytes(content)
+    os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))
+    verify_here(path)  # nothing tells: it was read on this machine
+    os.utime(shard)
+    with pytest.raises(UserError, match=rf"{shard}: the file was altered: SHA-256"):
+        verify_here(path)
+    with pytest.raises(UserError, match="altered"):  # nothing was noted
+        verify_here(path)
+
+
+def test_of_a_large_corpus_blocks_of_all_shards_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr("tst_titan.data.shards.CHECKED_BLOCK_BYTES", 1000)
+    path = write_corpus(tmp_path, tokens=50_000)
+    manifest = load_manifest(path)
+    hashed = [
+        shard.model_copy(update={"blocks": block_checksums(tmp_path / shard.path)})
+        for shard in manifest.train.shards
+    ]
+    assert [len(shard.blocks) for shard in hashed] == [50, 50]
+    train = manifest.train.model_copy(update={"shards": tuple(hashed)})
+    path.write_text(manifest.model_copy(update={"train": train}).model_dump_json())
+    verify_here(path, at_once=90_000)
+    content = bytearray((tmp_path / hashed[0].path).read_bytes())
+    content[::997] = bytes(byte ^ 1 for byte in content[::997])
+    (tmp_path / hashed[0].path).write_bytes(content)
+    with pytest.raises(UserError, match=r"altered within 1,000 bytes from byte [\d,]+ on"):
+        verify_here(path, at_once=90_000)  # 90 of 100 blocks, of which 50 are bad
+
+
+def test_a_large_corpus_of_an_earlier_version_has_its_sizes_alone(tmp_path):
+    path = write_corpus(tmp_path, tokens=50_000)
+    (tmp_path / load_manifest(path).train.shards[0].path).write_bytes(bytes(50_000))
+    verify_here(path, at_once=90_000)
+    os.utime(tmp_path / load_manifest(path).train.shards[0].path)
+    with pytest.raises(UserError, match="altered"):
+        verify_here(path, at_once=100_000)

@@ -257,7 +257,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_older_one_used(chain, tmp_pat
 
 
 @pytest.mark.parametrize("spoil", [delete, flip])
-def test_a_damaged_parent_is_told_with_the_way_back(chain, tmp_path, spoil):
+def test_a_damaged_parent_is_told_with_the_way_back(chain, tmp_path, capsys, spoil):
     shutil.copytree(chain[0].results, tmp_path / "results", ignore=shutil.ignore_patterns("token-14"))
     tree = Tree(tmp_path / "results")
     parent, child = tree.stage("bag4-6"), tree.stage("bag4-6/token-14")
@@ -266,7 +266,13 @@ def test_a_damaged_parent_is_told_with_the_way_back(chain, tmp_path, spoil):
     done = train(child, check=False)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert f"is damaged: {problem}." in done.stderr and f"`tst-titan restore {parent.path}`" in done.stderr
+    assert cli.main(["verify", str(tree.results)]) == 2
+    assert (
+        f"corpus tiny  whole\ntest bag4-6 step-4  whole\ntest bag4-6 step-6  {problem}\n"
+        in capsys.readouterr().out
+    )
     assert cli.main(["restore", str(parent.path)]) == 0
+    assert cli.main(["verify", str(tree.results)]) == 0
     assert all(torch.equal(value, tensors[name]) for name, value in final_tensors(parent).items())
     train(child)
 

@@ -34,6 +34,10 @@ class Shard(_Part):
     size: int = Field(ge=0, description="Bytes of the .ds file.")
     sha256: str = Field(description="SHA-256 of the .ds file.")
     index_sha256: str = Field(description="SHA-256 of the .ds.index file (ends of documents, uint64).")
+    blocks: tuple[str, ...] = Field(
+        default=(),
+        description="XXH3 of each 16 MiB, if there are several; none in manifests of earlier versions.",
+    )
 
 
 class SplitManifest(_Part):

@@ -5,9 +5,15 @@ A shard is datatrove's `.ds` file (token ids, little-endian uint16 or uint32) wi
 """
 
 import hashlib
+import json
+import os
+import random
+import socket
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,11 +22,14 @@ import numpy as np
 
 from tst_titan.data.manifest import SPLITS, DataManifest, Shard, Split, load_manifest
 from tst_titan.errors import UserError
+from tst_titan.files import read_json, write_atomically
 
 # Every open map holds a file descriptor, of which a process has 1,024 by default; a corpus may have thousands
 # of shards, of which the lanes of one rank touch few at a time.
 MAX_OPEN_SHARDS = 256
 HASH_BLOCK_BYTES = 1 << 22
+CHECKED_BLOCK_BYTES = 1 << 24  # what the manifest's hashes of blocks are of
+BYTES_AT_ONCE = 1 << 31  # are hashed in seconds
 
 
 @dataclass(frozen=True)
@@ -193,6 +202,20 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def block_checksums(path: Path) -> tuple[str, ...]:
+    """XXH3 of each `CHECKED_BLOCK_BYTES` of a file; none for a file of one such block, which has its SHA-256."""
+    count = -(-path.stat().st_size // CHECKED_BLOCK_BYTES)
+    return tuple(_block_checksum(path, index) for index in range(count)) if count > 1 else ()
+
+
+def _block_checksum(path: Path, index: int) -> str:
+    import xxhash
+
+    with path.open("rb") as file:
+        file.seek(index * CHECKED_BLOCK_BYTES)
+        return xxhash.xxh3_64_hexdigest(file.read(CHECKED_BLOCK_BYTES))
+
+
 def verify_shards(path: Path, hashes: bool = True) -> DataManifest:
     """Check every file that the manifest at `path` names, and return the manifest.
 
@@ -202,18 +225,60 @@ def verify_shards(path: Path, hashes: bool = True) -> DataManifest:
         UserError: a file is missing, truncated or altered.
     """
     manifest = load_manifest(path)
+    expected: dict[Path, str] = {}
     for split in SPLITS:
         for shard, file in zip(manifest.split(split).shards, shard_files(path, manifest, split), strict=True):
             file.check_size()
             read_index(file.path, shard)
-            if hashes:
-                _check_hash(file.path, shard.sha256)
-                _check_hash(Path(f"{file.path}.index"), shard.index_sha256)
+            expected |= {file.path: shard.sha256, Path(f"{file.path}.index"): shard.index_sha256}
     tokenizer = Path(path).parent / manifest.tokenizer.path
     if not tokenizer.is_file():
         raise UserError(f"{tokenizer}: the tokenizer is missing; build the corpus again")
     _check_hash(tokenizer, manifest.tokenizer.sha256)
+    if hashes:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(_check_hash, expected, expected.values()))
     return manifest
+
+
+def verify_here(path: Path, at_once: int = BYTES_AT_ONCE) -> None:
+    """Before the first stage that reads a corpus on this machine: compare the hashes of its training shards.
+
+    Of more than `at_once` bytes, that many are read, in blocks drawn at random over all shards; manifests of earlier
+    versions have no hashes of blocks, so sizes are all there is. Done again if a file of the corpus changes.
+
+    Raises:
+        UserError: a file was altered.
+    """
+    manifest = load_manifest(path)
+    files = [file.path for file in shard_files(path, manifest, "train")]
+    state = [manifest.identity, *([file.name, file.stat().st_mtime_ns] for file in files)]
+    done = Path(path).parent / "verified" / f"{socket.gethostname()}.json"
+    if read_json(done, None) == state:
+        return
+    shards = manifest.train.shards
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        if sum(shard.size for shard in shards) <= at_once:
+            list(pool.map(_check_hash, files, [shard.sha256 for shard in shards]))
+        else:
+            blocks = [
+                (file, number, checksum)
+                for file, shard in zip(files, shards, strict=True)
+                for number, checksum in enumerate(shard.blocks)
+            ]
+            count = min(len(blocks), max(1, at_once // CHECKED_BLOCK_BYTES))
+            list(pool.map(lambda block: _check_block(*block), random.sample(blocks, count)))
+    with suppress(OSError):  # a corpus that may only be read is checked each time
+        write_atomically(done, json.dumps(state))
+
+
+def _check_block(path: Path, number: int, expected: str) -> None:
+    if _block_checksum(path, number) != expected:
+        first = number * CHECKED_BLOCK_BYTES
+        raise UserError(
+            f"{path}: the file was altered within {CHECKED_BLOCK_BYTES:,} bytes from byte {first:,} on; build the "
+            "corpus again"
+        )
 
 
 def _check_hash(path: Path, expected: str) -> None:

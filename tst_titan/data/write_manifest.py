@@ -21,7 +21,7 @@ from tst_titan.data.manifest import (
     training_identity,
 )
 from tst_titan.data.settings import SETTINGS, digest
-from tst_titan.data.shards import ShardFile, check_index, id_dtype, sha256_of, storage_dtype
+from tst_titan.data.shards import ShardFile, block_checksums, check_index, id_dtype, sha256_of, storage_dtype
 from tst_titan.data.step import Done, load_done
 from tst_titan.data.tokenizer import TOKENIZER_FILE
 from tst_titan.files import write_atomically
@@ -137,6 +137,7 @@ def check_shard(
         size=size,
         sha256=sha256_of(path),
         index_sha256=sha256_of(index),
+        blocks=block_checksums(path),
     )
     return shard, closings - len(ends)
 

@@ -5,22 +5,28 @@ from __future__ import annotations
 from tst_titan.config.parallel import check_parallel
 from tst_titan.data.lanes import check_enough
 from tst_titan.data.manifest import DataManifest
-from tst_titan.data.shards import verify_shards
+from tst_titan.data.shards import verify_here, verify_shards
 from tst_titan.errors import UserError
 from tst_titan.tree.folder import StageFolder
 
 
-def check_job(folder: StageFolder) -> DataManifest:
+def check_job(folder: StageFolder, first_on_node: bool = True) -> DataManifest:
     """Check the corpus and the layout against the stage, and return the corpus's manifest.
 
+    Args:
+        folder: the stage.
+        first_on_node: compare the corpus's hashes too; one process a machine does it for all.
+
     Raises:
-        UserError: a missing or truncated shard, a vocabulary smaller than the tokenizer's, too few tokens for the
-            whole run, or degrees of parallelism that do not fit.
+        UserError: a missing, truncated or altered shard, a vocabulary smaller than the tokenizer's, too few tokens for
+            the whole run, or degrees of parallelism that do not fit.
     """
     stage, runtime = folder.stage, folder.runtime
     where = str(folder.path / "stage.yaml")
     check_parallel(stage, runtime, where)
     manifest = verify_shards(folder.data_manifest, hashes=False)
+    if first_on_node:
+        verify_here(folder.data_manifest)
     if stage.model.vocab_size < manifest.tokenizer.vocab_size:
         raise UserError(
             f"{where}: key model.vocab_size: found {stage.model.vocab_size}; the tokenizer of corpus "

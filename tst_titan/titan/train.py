@@ -46,7 +46,7 @@ def _train(folder: StageFolder, started: float) -> int:
     rank = int(os.environ["RANK"])
     # Everything that can be refused is refused here, before any process group is made.
     parent = folder.parent_manifest()
-    data = check_job(folder)
+    data = check_job(folder, first_on_node=os.environ["LOCAL_RANK"] == "0")
     identity = folder.identity(data.identity, parent["identity"] if parent else None)
     with sole_writer(folder) if rank == 0 else nullcontext():
         _log_to_file(folder, rank)
