@@ -303,6 +303,9 @@ class ProjectConfig(Strict):
         "results", description="folder for everything that is produced"
     )
     wandb: Literal["off", "offline", "online"] = "off"
+    export_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of exported weights; held-out loss and tasks are measured on them"
+    )
     keep_checkpoints: KeepCheckpoints = Field("all", description="what `snakemake prune` leaves")
     plan: PlanConfig = PlanConfig()
     comparison: ComparisonOptions = ComparisonOptions()
