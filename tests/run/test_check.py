@@ -57,6 +57,15 @@ def test_the_shipped_files_have_no_mistake(monkeypatch, capsys):
     assert "configs/experiments/figure_4.yaml" in out and "at cpu, gpu, paper, smoke" in out
 
 
+def test_an_unknown_task_is_the_scales_mistake(configs, capsys):
+    path = configs / "scales/mine.yaml"
+    path.write_text(path.read_text() + "evaluation: {tasks: [piqa, arc_esay]}\n")
+    assert (
+        "configs/scales/mine.yaml: evaluation.tasks: found 'arc_esay' (did you mean 'arc_easy'?)"
+        in checked(capsys, 2)
+    )
+
+
 def test_a_scale_with_one_size_is_fine_and_a_line_says_where_an_experiment_runs(configs, capsys):
     out = checked(capsys, 0)
     lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("configs/")}

@@ -13,6 +13,7 @@ from tst_titan.compare.render import EVALUATIONS, write_specs
 from tst_titan.config.load import did_you_mean
 from tst_titan.tree.project import Project
 from tst_titan.errors import UserError
+from tst_titan.evaluate.harness import refuse_unknown
 from tst_titan.run.progress import Terminal
 from tst_titan.run.prune import Pruning, check_parents
 from tst_titan.run.upgrade import recognise_format_1
@@ -78,6 +79,7 @@ try:
         PROJECT.render()
         write_specs(PROJECT)
         if not ONLY_ASKED:
+            refuse_unknown(PROJECT.tasks(), [ROOT / "configs" / "tasks"])
             check_parents(PROJECT.stages, Path(PROJECT.results))
 except UserError as error:
     raise WorkflowError(str(error)) from None
