@@ -89,7 +89,7 @@ def test_every_mistake_is_told_at_once_each_with_its_file(configs, capsys):
         "configs/experiments/wrong.yaml: unknown key runs.a.tims (did you mean 'times'?)",
         "configs/experiments/huge.yaml: no scale can express it",
         "configs/experiments/all.yaml: unknown experiment 'gone'",
-        "configs/experiments/two words.yaml: an experiment's name is letters",
+        "configs/experiments/two words.yaml: its name is that of a folder of results: letters",
         "configs/experiments/late.yml: nothing reads a file that ends in .yml",
         "configs/mine.yaml: unknown experiment 'pear'",
     ):
