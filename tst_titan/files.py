@@ -18,8 +18,7 @@ def write_atomically(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes private files; results are shared between users of a cluster.
-        Path(name).chmod(0o666 & ~_umask())
+        allow_as_umask_says(Path(name))
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -42,7 +41,8 @@ def read_json(path: Path, default: Any) -> Any:
         return default
 
 
-def _umask() -> int:
+def allow_as_umask_says(path: Path) -> None:
+    """Give a file the mode of any new file: mkstemp and safetensors make private ones, and results are shared."""
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    path.chmod(0o666 & ~mask)

@@ -45,6 +45,12 @@ def test_one_experiment_is_a_list_of_one():
     assert parse(ProjectConfig, {"experiments": "mine"}, "config").experiments == ("mine",)
 
 
-def test_results_need_a_name():
-    with pytest.raises(UserError, match=r"key results: found '': .*at least 1 character"):
-        parse(ProjectConfig, {"experiments": ["mine"], "results": ""}, "config")
+@pytest.mark.parametrize("results", ["", "my results", "~/results", "a;b", "$HOME"])
+def test_a_results_folder_that_a_shell_would_not_take_is_refused(results):
+    with pytest.raises(UserError, match=r"key results: found .*a folder's name is letters, digits and _ -"):
+        parse(ProjectConfig, {"experiments": ["mine"], "results": results}, "config")
+
+
+@pytest.mark.parametrize("results", ["results", "/data/me@lab/run=1,b", "../Größe/x.y"])
+def test_other_results_folders_are_taken_as_they_are(results):
+    assert parse(ProjectConfig, {"experiments": ["mine"], "results": results}, "config").results == results

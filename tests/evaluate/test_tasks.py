@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 from tests.evaluate.test_local_task import short_definition
 from tst_titan import cli
 from tst_titan.compare.evaluations import read_tasks
+from tst_titan.errors import UserError
 from tst_titan.evaluate import harness, heldout, local_task
 
 LENGTH = ("--sequence-length", "128")
@@ -258,6 +259,18 @@ def test_an_unknown_task_is_named(no_index, model_folder, task_folder, tmp_path,
 def test_the_papers_tasks_are_found_without_the_whole_index(no_index):
     for name in ("arc_challenge", "arc_easy", "hellaswag", "mmlu", "openbookqa", "piqa", "winogrande"):
         assert name in harness.task_manager([name], []).all_tasks
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_an_unknown_task_is_refused_without_the_harness(task_folder, own, monkeypatch):
+    """Names of tasks, groups and tags, in files that are named so and in others, one without an ending."""
+    folders = [task_folder] if own else []
+    known = ["piqa", "mmlu", "ai2_arc", "gsm8k", "AraDiCE_ArabicMMLU_high_stem_biology_egy", "flores_afr-eng"]
+    harness.refuse_unknown([*known, *([local_task.TASK] if own else [])], folders)
+    with pytest.raises(UserError, match=r"found 'arc_esay' \(did you mean 'arc_easy'\?\)"):
+        harness.refuse_unknown(["piqa", "arc_esay"], folders)
+    monkeypatch.setattr(harness, "find_spec", lambda name: None)
+    harness.refuse_unknown(["arc_esay"], folders)  # then the rule that fetches it says so
 
 
 @pytest.mark.parametrize(

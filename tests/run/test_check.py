@@ -57,6 +57,15 @@ def test_the_shipped_files_have_no_mistake(monkeypatch, capsys):
     assert "configs/experiments/figure_4.yaml" in out and "at cpu, gpu, paper, smoke" in out
 
 
+def test_an_unknown_task_is_the_scales_mistake(configs, capsys):
+    path = configs / "scales/mine.yaml"
+    path.write_text(path.read_text() + "evaluation: {tasks: [piqa, arc_esay]}\n")
+    assert (
+        "configs/scales/mine.yaml: evaluation.tasks: found 'arc_esay' (did you mean 'arc_easy'?)"
+        in checked(capsys, 2)
+    )
+
+
 def test_a_scale_with_one_size_is_fine_and_a_line_says_where_an_experiment_runs(configs, capsys):
     out = checked(capsys, 0)
     lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("configs/")}
@@ -80,7 +89,7 @@ def test_every_mistake_is_told_at_once_each_with_its_file(configs, capsys):
         "configs/experiments/wrong.yaml: unknown key runs.a.tims (did you mean 'times'?)",
         "configs/experiments/huge.yaml: no scale can express it",
         "configs/experiments/all.yaml: unknown experiment 'gone'",
-        "configs/experiments/two words.yaml: an experiment's name is letters",
+        "configs/experiments/two words.yaml: its name is that of a folder of results: letters",
         "configs/experiments/late.yml: nothing reads a file that ends in .yml",
         "configs/mine.yaml: unknown experiment 'pear'",
     ):

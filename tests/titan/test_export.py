@@ -175,12 +175,12 @@ def test_undecided_routers_are_left_out_of_the_comparison(tree, tmp_path):
 def test_wrong_weights_are_refused(tree, tmp_path, monkeypatch, shape, factor, message):
     write = export._write_weights
 
-    def write_wrong(model: Any, shape: ModelConfig, out: Path) -> None:
+    def write_wrong(model: Any, shape: ModelConfig, out: Path, **options: Any) -> None:
         weight = model.layers["1"].attention.wo.weight
         right = weight.detach().clone()
         with torch.no_grad():
             weight.mul_(factor)
-            write(model, shape, out)
+            write(model, shape, out, **options)
             weight.copy_(right)
 
     monkeypatch.setattr(export, "_write_weights", write_wrong)

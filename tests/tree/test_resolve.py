@@ -373,8 +373,11 @@ def test_steps_that_nobody_means_are_refused(catalog):
 
 def test_a_name_that_cannot_be_a_target_is_refused(catalog):
     write(catalog.folder / "experiments/my figure.yaml", {"title": "t", "shows": "s", "runs": {"r": {}}})
-    with pytest.raises(UserError, match=r"my figure\.yaml: an experiment's name is letters"):
+    with pytest.raises(UserError, match=r"my figure\.yaml: its name is that of a folder of results: letters"):
         catalog.targets()
+    write(catalog.folder / "scales/my scale.yaml", {})
+    with pytest.raises(UserError, match=r"my scale\.yaml: its name is that of a folder of results: letters"):
+        catalog.scale("my scale")
 
 
 def test_unknown_names_list_the_known_ones(catalog):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from tst_titan.config.comparison import ComparisonOptions
 from tst_titan.config.schema import BagOptions, HandoverConfig, Precision, RuntimeConfig
@@ -289,6 +290,13 @@ class PlanConfig(Strict):
     peak_tflops: PositiveFloat = Field(989.0, description="of one device; 989 is an H100's in dense bfloat16")
 
 
+def _plain_path(path: str) -> str:
+    """Rules hand paths to a shell."""
+    if not re.fullmatch(r"[\w@%+=:,./-]+", path):
+        raise ValueError("a folder's name is letters, digits and _ - . / @ % + = : , only (no space, no ~)")
+    return path
+
+
 class ProjectConfig(Strict):
     """configs/demo.yaml, the Snakemake configfile: which experiments at which scale."""
 
@@ -299,10 +307,13 @@ class ProjectConfig(Strict):
     seeds: PositiveInt | None = Field(
         None, description="make every run over this many seeds, whatever experiments and scale say"
     )
-    results: Annotated[str, Field(min_length=1)] = Field(
+    results: Annotated[str, AfterValidator(_plain_path)] = Field(
         "results", description="folder for everything that is produced"
     )
     wandb: Literal["off", "offline", "online"] = "off"
+    export_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of exported weights; held-out loss and tasks are measured on them"
+    )
     keep_checkpoints: KeepCheckpoints = Field("all", description="what `snakemake prune` leaves")
     plan: PlanConfig = PlanConfig()
     comparison: ComparisonOptions = ComparisonOptions()

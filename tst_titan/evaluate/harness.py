@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,11 @@ FETCH_HINT = (
     "Where there is a network, `tst-titan evaluate fetch --task NAME --out FILE` fetches a task's data into "
     "Hugging Face's cache (HF_HOME); carry that folder here if need be"
 )
+
+
+# A task's name, a group's or a tag's: behind such a key, or an entry of a list.
+_NAMING = re.compile(rb"""^[ \t]*(?:-|["']?(?:task|group|tag)["']?[ \t]*:)(.*)$""", re.MULTILINE)
+_WORD = re.compile(rb"""[^\s"',\[\]{}]+""")
 
 
 def go_offline() -> None:
@@ -47,11 +54,50 @@ def task_manager(tasks: Sequence[str], folders: Sequence[Path]) -> Any:
         manager = TaskManager(include_path=paths, include_defaults=everything)
         if all(task in manager.all_tasks for task in tasks):
             return manager
-    unknown = next(task for task in tasks if task not in manager.all_tasks)
-    near = difflib.get_close_matches(unknown, manager.all_tasks, n=1)
+    raise _unknown(next(task for task in tasks if task not in manager.all_tasks), manager.all_tasks, own)
+
+
+def refuse_unknown(tasks: Sequence[str], folders: Sequence[Path]) -> None:
+    """Refuse a task that nobody knows, by the words of the definitions: importing the harness takes seconds.
+
+    What is not in the given folders, or in one of the harness's that is named like the task, is looked for in all of
+    its files, which takes a second. Without the harness installed nothing is refused.
+
+    Args:
+        tasks: names of tasks, groups or tags.
+        folders: folders with lm-eval YAML.
+
+    Raises:
+        UserError: a name is in none of them.
+    """
+    harness = find_spec("lm_eval")
+    known = _words(*folders)
+    if harness is None or harness.origin is None or known.issuperset(tasks):
+        return
+    home = Path(harness.origin).parent / "tasks"
+    known |= _words(*(home / name for task in tasks for name in (task, task.split("_")[0])))
+    if not known.issuperset(tasks):
+        known |= _words(home)
+    for task in tasks:
+        if task not in known:
+            raise _unknown(task, known, list(map(str, folders)))
+
+
+def _words(*folders: Path) -> set[str]:
+    """All words that stand where definitions have names: more than there are tasks, and none too few."""
+    files = (Path(place) / name for top in folders for place, _, names in os.walk(top) for name in names)
+    # Definitions include files that have no ending.
+    lines = (
+        line for path in files if path.suffix in ("", ".yaml") for line in _NAMING.findall(path.read_bytes())
+    )
+    return {word.decode(errors="replace") for line in lines for word in _WORD.findall(line)}
+
+
+def _unknown(task: str, known: Iterable[str], folders: Sequence[str]) -> UserError:
+    near = difflib.get_close_matches(task, known, n=1)
     guess = f" (did you mean {near[0]!r}?)" if near else ""
-    raise UserError(
-        f"evaluation.tasks: found {unknown!r}{guess}: neither the harness nor {', '.join(own) or 'a folder'} has it; "
+    return UserError(
+        f"evaluation.tasks: found {task!r}{guess}: neither the harness nor {', '.join(folders) or 'a folder'} has it; "
         "`lm-eval ls tasks` lists what the harness has"
     )
 

@@ -16,6 +16,7 @@ from tst_titan.config.experiment import Collection, ProjectConfig
 from tst_titan.config.load import choose_file, parse, read_yaml
 from tst_titan.data.settings import SETTINGS
 from tst_titan.errors import EXIT_USER_ERROR, UserError
+from tst_titan.evaluate.harness import refuse_unknown
 from tst_titan.text import text_table
 from tst_titan.tree.draft import ScaleError
 from tst_titan.tree.project import Project
@@ -137,6 +138,7 @@ class Check:
                     choose_file(folder, value, kind)
                 except UserError as error:
                     raise UserError(f"key sizes.{name}.{kind}: {error}") from None
+        refuse_unknown(scale.evaluation.tasks, [self.root / "configs" / "tasks"])
         return f"sizes {', '.join(scale.sizes)}"
 
     def _entry(self, path: Path) -> str:

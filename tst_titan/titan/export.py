@@ -19,11 +19,11 @@ from tst_titan.data.encoding import frame
 from tst_titan.data.manifest import DataManifest, load_manifest
 from tst_titan.data.shards import TokenStream, sha256_of
 from tst_titan.errors import UserError
-from tst_titan.files import write_if_changed
+from tst_titan.files import allow_as_umask_says, write_if_changed
 from tst_titan.models.exported import EXPERT_BIAS_FILE
 from tst_titan.models.family import ModelConfig
 from tst_titan.titan import cpu
-from tst_titan.titan.same_logits import Probe, expert_biases
+from tst_titan.titan.same_logits import Answers, Probe, expert_biases
 from tst_titan.tree.folder import StageFolder
 
 MAX_SHARD_BYTES = 5 * 10**9  # the size that transformers writes too
@@ -31,13 +31,14 @@ PROBE_SEQUENCES = 4
 MAX_PROBE_LENGTH = 256
 
 
-def export_stage(folder: StageFolder, out: Path) -> dict[str, Any]:
+def export_stage(folder: StageFolder, out: Path, dtype: str = "float32") -> dict[str, Any]:
     """Write weights, config and tokenizer to ``out``, check the logits, then write export.json.
 
     Args:
         folder: a finished stage.
         out: folder to create; ``AutoModelForCausalLM.from_pretrained(out)`` loads it, and
             `tst_titan.models.exported.load_exported` loads it with the expert biases of a mixture of experts.
+        dtype: of the weights: float32 or bfloat16. The logits that are compared are those of the rounded weights.
 
     Returns:
         The content of export.json.
@@ -53,22 +54,28 @@ def export_stage(folder: StageFolder, out: Path) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     (out / "export.json").unlink(missing_ok=True)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    _write_weights(model, folder.stage.model, out)
+    tokens, exact = _held_out(folder, data), None
+    if dtype != "float32":
+        exact = Answers.of(model, tokens).logits
+        _round(model, getattr(torch, dtype))
+    _write_weights(model, folder.stage.model, out, dtype=getattr(torch, dtype))
     _write_expert_bias(model, folder.stage.model, out)
-    _write_configs(folder.stage.model, data, folder.stage.precision, out)
+    _write_configs(folder.stage.model, data, folder.stage.precision, out, dtype)
     _write_tokenizer(folder.data_manifest.parent / data.tokenizer.path, data, folder.stage.model, out)
-    probe = Probe.of(
-        model, _held_out(folder, data), bias_apart=folder.stage.model.router_without_bias is not None
-    )
+    probe = Probe.of(model, tokens, bias_apart=folder.stage.model.router_without_bias is not None)
     del model
     report = {
         "manifest": str(folder.manifest_path),
         "identity": manifest["identity"],
         "parameters": parameters,
+        "dtype": dtype,
+        "rounding": None if exact is None else probe.rounding(exact),
         **probe.compare(out),
     }
     # Not the log, which the rule still writes.
     files = sorted(path for path in out.iterdir() if path.is_file() and path.suffix != ".log")
+    for path in files:
+        allow_as_umask_says(path)
     report["files"] = {path.name: sha256_of(path) for path in files}
     write_if_changed(out / "export.json", json.dumps(report, indent=2) + "\n")
     return report
@@ -99,10 +106,24 @@ def load_trained(folder: StageFolder, manifest: dict[str, Any]) -> torch.nn.Modu
     return model.eval()
 
 
+@torch.no_grad()
+def _round(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Round the parameters to what ``dtype`` can hold; the biases that choose experts are buffers and stay exact."""
+    for parameter in model.parameters():
+        parameter.copy_(parameter.to(dtype))
+
+
 def _write_weights(
-    model: torch.nn.Module, shape: ModelConfig, out: Path, max_shard_size: int = MAX_SHARD_BYTES
+    model: torch.nn.Module,
+    shape: ModelConfig,
+    out: Path,
+    max_shard_size: int = MAX_SHARD_BYTES,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Safetensors under Hugging Face's names, cut into shards with an index where they are large."""
+    """Safetensors under Hugging Face's names, cut into shards with an index where they are large.
+
+    What ``dtype`` cannot hold exactly is written in float32.
+    """
     from huggingface_hub import split_torch_state_dict_into_shards
     from safetensors.torch import save_file
 
@@ -112,14 +133,21 @@ def _write_weights(
         stale.unlink()
     adapter: Any = build_model_spec(shape).state_dict_adapter
     state = adapter(model.config, None).to_hf(model.state_dict())
+    dtypes = {
+        name: dtype if torch.equal(tensor.to(dtype).to(tensor.dtype), tensor) else tensor.dtype
+        for name, tensor in state.items()
+    }
     # Experts are views of one tensor; planned by shape alone they are cut like all others.
     plan = split_torch_state_dict_into_shards(
-        {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()},
+        {name: torch.empty_like(tensor, dtype=dtypes[name], device="meta") for name, tensor in state.items()},
         filename_pattern="model{suffix}.safetensors",
         max_shard_size=max_shard_size,
     )
     for file, names in plan.filename_to_tensors.items():
-        shard = {name: state[name].detach().clone(memory_format=torch.contiguous_format) for name in names}
+        shard = {
+            name: state[name].detach().to(dtypes[name]).clone(memory_format=torch.contiguous_format)
+            for name in names
+        }
         save_file(shard, out / file, metadata={"format": "pt"})
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
@@ -138,16 +166,23 @@ def _write_expert_bias(model: torch.nn.Module, shape: ModelConfig, out: Path) ->
         save_file(keyed, out / EXPERT_BIAS_FILE)
 
 
-def _write_configs(model: ModelConfig, data: DataManifest, precision: str, out: Path) -> None:
+def _write_configs(
+    model: ModelConfig, data: DataManifest, precision: str, out: Path, dtype: str = "float32"
+) -> None:
+    """config.json and generation_config.json, for transformers 5 and 4: each reads keys that the other does not."""
     from transformers import GenerationConfig
 
     config = model.hugging_face(
-        dtype="float32",
+        dtype=dtype,
         bos_token_id=data.tokenizer.bos_id,
         eos_token_id=data.tokenizer.eos_id,
         training_precision=precision,
     )
     config.save_pretrained(out)
+    written = json.loads((out / "config.json").read_text())
+    older = {name: written[new] for name, new in config.attribute_map.items() if new in written}
+    older |= {"rope_theta": model.rope_theta, "torch_dtype": dtype}
+    _write_json(out / "config.json", written | older)
     GenerationConfig(
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.eos_token_id
     ).save_pretrained(out)
@@ -163,6 +198,13 @@ def _write_tokenizer(source: Path, data: DataManifest, model: ModelConfig, out: 
         model_max_length=model.max_sequence_length,
     )
     tokenizer.save_pretrained(out)
+    written = json.loads((out / "tokenizer_config.json").read_text())
+    # transformers 5 knows this name as that of its own class, 4 no other for any tokenizer.json.
+    _write_json(out / "tokenizer_config.json", written | {"tokenizer_class": "PreTrainedTokenizerFast"})
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_if_changed(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def _held_out(folder: StageFolder, data: DataManifest) -> torch.Tensor:
@@ -176,12 +218,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``tst-titan export``."""
     parser.add_argument("folder", type=Path, help="a finished stage: <results>/train/<recipe>/<segment>/...")
     parser.add_argument("out", type=Path, help="folder for weights, config and tokenizer")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights; default float32"
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Export the stage."""
-    report = export_stage(StageFolder.at(arguments.folder), arguments.out)
+    report = export_stage(StageFolder.at(arguments.folder), arguments.out, arguments.dtype)
     print(
         f"{arguments.out}  logits differ by {report['max_abs_logit_difference']:.2g} at most", file=sys.stderr
     )

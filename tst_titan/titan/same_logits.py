@@ -135,6 +135,14 @@ class Probe:
             }
         return report
 
+    def rounding(self, exact: torch.Tensor) -> dict[str, float]:
+        """What rounding the weights changed, from the logits (B, L, V) of the exact ones."""
+        return {
+            "max_abs_logit_difference": (self.trained.logits - exact).abs().max().item(),
+            "probe_nats_per_token": self._loss(self.trained.logits),
+            "probe_nats_per_token_exact": self._loss(exact),
+        }
+
     def _checked(self, out: Path, expected: Answers, found: torch.Tensor) -> float:
         if not expected.clean.any():
             raise RuntimeError(

@@ -194,6 +194,11 @@ class Project:
         asked = what in self.experiment(experiment, scale).config.evaluate
         return asked and (what != "tasks" or bool(self.scale(scale).evaluation.tasks))
 
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that the wanted experiments evaluate."""
+        asked = any(self.evaluates("tasks", name, self.scale_name) for name in self.experiment_names)
+        return self.scale().evaluation.tasks if asked else ()
+
     def _render_recipe(self, results: Path, run: Run) -> None:
         stage = run.stages[0].config
         recipe: dict[str, Any] = {"scale": self.scale_name, "corpus": stage.data.corpus}

@@ -103,7 +103,9 @@ class Catalog:
 
     def scale(self, name: str) -> ScaleConfig:
         """configs/scales/<name>.yaml."""
-        return load(ScaleConfig, choose_file(self.folder / "scales", name, "scale"))
+        path = choose_file(self.folder / "scales", name, "scale")
+        check_name(path)
+        return load(ScaleConfig, path)
 
     def entry(self, name: str) -> ExperimentConfig | Collection:
         """configs/experiments/<name>.yaml: an experiment, or a collection of others."""
@@ -209,13 +211,15 @@ class Catalog:
 
 
 def check_name(path: Path) -> None:
-    """The name of an experiment's file is that of a target and of a folder.
+    """The name of an experiment's or scale's file is that of a folder; an experiment's that of a target, too.
 
     Raises:
         UserError: it cannot be.
     """
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", path.stem):
-        raise UserError(f"{path}: an experiment's name is letters, digits and _ . - only; rename the file")
+        raise UserError(
+            f"{path}: its name is that of a folder of results: letters, digits and _ . - only; rename the file"
+        )
 
 
 def resolve(catalog: Catalog, experiment_name: str, scale_name: str, seeds: int | None = None) -> Experiment:

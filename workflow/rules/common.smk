@@ -13,6 +13,7 @@ from tst_titan.compare.render import EVALUATIONS, write_specs
 from tst_titan.config.load import did_you_mean
 from tst_titan.tree.project import Project
 from tst_titan.errors import UserError
+from tst_titan.evaluate.harness import refuse_unknown
 from tst_titan.run.lock import release_snakemake
 from tst_titan.run.progress import Terminal
 from tst_titan.run.prune import Pruning, check_parents
@@ -75,13 +76,13 @@ try:
     # run must not reach a job that was planned before.
     if workflow.is_main_process:
         recognise_format_1(PROJECT.stages, Path(PROJECT.results))
-    if workflow.is_main_process:
         for _name, _mistake in PROJECT.catalog.broken().items():
             print(f"{_name} cannot be asked for: {_mistake}", file=sys.stderr)
     if workflow.is_main_process and "plan" not in ASKED.targets:
         PROJECT.render()
         write_specs(PROJECT)
         if not ONLY_ASKED:
+            refuse_unknown(PROJECT.tasks(), [ROOT / "configs" / "tasks"])
             check_parents(PROJECT.stages, Path(PROJECT.results))
 except UserError as error:
     raise WorkflowError(str(error)) from None

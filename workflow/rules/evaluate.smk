@@ -63,8 +63,12 @@ rule export:
     resources:
         mem_mb=export_memory,
         runtime=240,
+    params:
+        # Nothing by default: what is exported already stays.
+        dtype=[f"--dtype={d}" for d in [PROJECT.config.export_dtype] if d != "float32"],
     shell:
-        "PYTHONWARNINGS=ignore tst-titan export $(dirname {input.stage}) $(dirname {output}) > {log} 2>&1"
+        "PYTHONWARNINGS=ignore tst-titan export $(dirname {input.stage}) $(dirname {output}) {params.dtype}"
+        " > {log} 2>&1"
         " || {{ tail -n 4 {log} >&2; exit 1; }}"
 
 
