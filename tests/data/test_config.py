@@ -42,7 +42,7 @@ def test_every_field_is_described() -> None:
         ),
         (
             {"sources": [{"kind": "parquet", "path": "p", "textkey": "a"}]},
-            r"unknown key sources.0.parquet.textkey \(did you mean 'text_key'\?\); valid keys here: .*glob, text_key",
+            r"unknown key sources.0.parquet.textkey \(did you mean 'text_key'\?\); valid keys here: .*kind, text_key",
         ),
         (
             {"sources": [{"kind": "installed_packages", "part": ["docs"]}]},

@@ -16,6 +16,7 @@ import pytest
 import zstandard
 
 from tests.data.texts import base_config, build, document, write_corpus
+from tst_titan.data.documents import TaskReader
 from tst_titan.data.manifest import DataManifest, SourceAccount
 from tst_titan.data.step import load_done
 from tst_titan.errors import UserError
@@ -209,6 +210,39 @@ def test_parquet_files_that_cannot_be_read_end_the_step(tmp_path: Path) -> None:
         filtered(tmp_path, config)
     parquet(second, pa.array(list(range(60))))
     assert filtered(tmp_path, config).unreadable == {"text_is_not_a_string": 60}
+
+
+@pytest.mark.parametrize("ending", [*WRITERS, ".zip"])
+@pytest.mark.parametrize("documents", ["files", "paragraphs"])
+def test_plain_text_is_accounted_for(tmp_path: Path, ending: str, documents: str) -> None:
+    contents = {
+        "a": b"\xef\xbb\xbffirst line\nsecond \xe4\xb8\xad\n\n \t\r\n\nnext\r\nparagraph\r\n\r\n  indented\n",
+        "b": b"good\n\ncaf\xe9\n\ngood again\n\nspoiled \xff, too",
+        "c": b"",
+        "d": b" \n\n",
+        "e": "\n\nline\u2028separator\x0c\n".encode(),
+    }
+    for name, content in contents.items():
+        write(tmp_path, f"{name}.txt{ending}", (WRITERS.get(ending) or zipped)(content))
+    source = {"kind": "text", "documents": documents}
+    account = filtered(tmp_path, corpus(tmp_path, source=source, unreadable={"max_fraction": 0.5}))
+    found = [
+        document.text
+        for document in TaskReader(
+            tmp_path / "out" / load_done(tmp_path / "out", "filter").folder / "documents"
+        ).run()
+    ]
+    if documents == "files":
+        assert found == [contents["a"].decode("utf-8-sig"), contents["e"].decode()]
+        assert (account.without_text, account.unreadable) == (2, {"not_utf8": 1})
+        assert account.examples[0].startswith(f"b.txt{ending}, line 1: not_utf8: good")
+    else:
+        paragraphs = ["first line\nsecond 中", "next\r\nparagraph", "  indented", "good", "good again"]
+        assert found == [*paragraphs, "line\u2028separator\x0c"]
+        assert (account.without_text, account.unreadable) == (0, {"not_utf8": 2})
+        assert account.examples[1].startswith(f"b.txt{ending}, line 7: not_utf8: spoiled")
+    assert account.records == account.documents + account.without_text + sum(account.unreadable.values())
+    assert (account.files, account.documents) == (5, len(found))
 
 
 def test_files_that_are_not_read_are_counted(tmp_path: Path) -> None:

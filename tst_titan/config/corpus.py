@@ -76,7 +76,12 @@ class SourceConfig(Strict):
     @property
     def label(self) -> str:
         """Name in counts: its own, or its kind."""
-        return self.name or getattr(self, "kind")  # noqa: B009
+        return self.name or self.format
+
+    @property
+    def format(self) -> str:
+        """The kind, which each kind of source declares for itself."""
+        return getattr(self, "kind")  # noqa: B009
 
 
 class InstalledPackages(SourceConfig):
@@ -102,19 +107,29 @@ class InstalledPackages(SourceConfig):
     )
 
 
-DEFAULT_GLOB = {"parquet": "**/*.parquet", "jsonl": "**/*.json*"}
+DEFAULT_GLOB = {"parquet": "**/*.parquet", "jsonl": "**/*.json*", "text": "**/*.txt*", "tokens": "**/*.ds"}
 
 
 class FileSource(SourceConfig):
-    """Files with one document a row, read through datatrove: parquet or JSON lines."""
+    """Files of one format, read through datatrove."""
 
-    kind: Literal["parquet", "jsonl"] = Field(description="File format.")
     path: str = Field(
         description="A folder, local or remote (hf://datasets/<owner>/<name>/<folder>, s3://...)."
     )
     glob: str | None = Field(
         default=None, description="Files to read, inside path; by default all of the format."
     )
+
+    @property
+    def pattern(self) -> str:
+        """Which files are read, inside path."""
+        return self.glob or DEFAULT_GLOB[self.format]
+
+
+class RecordSource(FileSource):
+    """Files with one document a row: parquet or JSON lines."""
+
+    kind: Literal["parquet", "jsonl"] = Field(description="File format.")
     text_key: str = Field(default="text", description="Column or key that holds the text.")
     metadata: tuple[str, ...] = Field(
         default=(),
@@ -122,10 +137,37 @@ class FileSource(SourceConfig):
         exclude_if=_is_unset,
     )
 
-    @property
-    def pattern(self) -> str:
-        """Which files are read, inside path."""
-        return self.glob or DEFAULT_GLOB[self.kind]
+
+class TextSource(FileSource):
+    """Plain text files (UTF-8), compressed or not."""
+
+    kind: Literal["text"] = Field(description="Plain text.")
+    documents: Literal["files", "paragraphs"] = Field(
+        default="files", description="What is a document: a file, or what stands between blank lines."
+    )
+
+
+class TokensSource(FileSource):
+    """Shards that exist already: datatrove's .ds, or arrays of ids, raw or as NumPy saves them. They are not copied."""
+
+    kind: Literal["tokens"] = Field(description="Existing token shards.")
+    dtype: Literal["uint16", "uint32"] | None = Field(
+        default=None,
+        description="Type of the ids (little-endian); by default the smallest that holds the vocabulary.",
+    )
+    heldout_glob: str | None = Field(
+        default=None,
+        description="Those of the files that are held out; by default `heldout.fraction` of all documents are.",
+    )
+
+    @model_validator(mode="after")
+    def _taken_as_they_are(self) -> "TokensSource":
+        if "://" in self.path:
+            raise ValueError(f"path: found {self.path!r}; shards are mapped into memory: give a local folder")
+        for key in ("weight", "limit_per_task"):
+            if getattr(self, key) is not None:
+                raise ValueError(f"{key}: found {getattr(self, key)}; shards are taken whole")
+        return self
 
 
 class UnreadableRecords(Strict):
@@ -141,7 +183,7 @@ def is_default(value: Any) -> bool:
     return bool(value == type(value)())
 
 
-Source = Annotated[InstalledPackages | FileSource, Field(discriminator="kind")]
+Source = Annotated[InstalledPackages | RecordSource | TextSource | TokensSource, Field(discriminator="kind")]
 
 
 # --- filters ---
@@ -521,6 +563,28 @@ class CorpusConfig(Strict):
         if any(weighted) and not all(weighted):
             raise ValueError("either every source has a weight or none has")
         return sources
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_duplicates_of_tokens(cls, given: Any) -> Any:
+        sources = given.get("sources") if isinstance(given, dict) else None
+        tokens = any(isinstance(each, dict) and each.get("kind") == "tokens" for each in sources or ())
+        return {"dedup": None, **given} if tokens else given
+
+    @model_validator(mode="after")
+    def _tokens_are_taken_as_they_are(self) -> "CorpusConfig":
+        if not (kinds := {isinstance(source, TokensSource) for source in self.sources}) - {False}:
+            return self
+        if len(kinds) > 1:
+            raise ValueError("sources of kind tokens stand alone: make two corpora, or tokenise all text")
+        if self.tokenizer.kind == "train":
+            raise ValueError(
+                "tokenizer.kind: found 'train'; sources of kind tokens need the one that made them"
+            )
+        for key in ("filters", "dedup", "tokens", "unreadable"):
+            if key in self.model_fields_set and getattr(self, key) is not None:
+                raise ValueError(f"{key}: sources of kind tokens are taken as they are; remove this key")
+        return self
 
     @model_validator(mode="after")
     def _unique_names(self) -> "CorpusConfig":

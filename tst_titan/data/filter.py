@@ -43,12 +43,17 @@ class Filter(Step[FilterSettings]):
         ]
 
     def share(self, workers: int, part: Part) -> None:
-        tasks = self.settings.tasks
+        tasks = 1 if self.settings.takes_tokens else self.settings.tasks
         for source in self.settings.sources:
             self.warnings += check_source(source, tasks, self.settings.versions)
+        if self.settings.takes_tokens:
+            return
         self.pipeline("filter", tasks, partial(build_filter, self.settings, self.folder), workers, part)
 
     def finish(self, workers: int) -> dict[str, Any]:
+        if self.settings.takes_tokens:  # counted by the step `tokens`, which has their tokenizer
+            nothing: dict[str, Any] = {"sources": {}, "dropped": {}}
+            return {"read": 0, "read_bytes": 0, "read_by_source": {}, "kept": 0, **nothing}
         self.pipeline("exact", _finders(self.settings.tasks), partial(build_exact, self.folder), workers)
         found = self._counts()
         check_readable(found["sources"], self.settings.unreadable.max_fraction)

@@ -21,7 +21,7 @@ from datatrove.pipeline.readers import JsonlReader, ParquetReader
 from datatrove.pipeline.readers.base import BaseDiskReader, BaseReader
 from zstandard import ZstdDecompressor
 
-from tst_titan.config.corpus import FileSource, InstalledPackages
+from tst_titan.config.corpus import FileSource, InstalledPackages, RecordSource, TextSource
 from tst_titan.data.filters import SampleWriter
 from tst_titan.data.packages import documents_of, package_files
 from tst_titan.errors import UserError
@@ -86,6 +86,7 @@ class RecordReader(BaseDiskReader):
     place: str  # what a record is called when one is shown
     examples: SampleWriter | None = None
     rank = 0
+    kept: tuple[str, ...] = ()
 
     def records(self, filepath: str) -> Iterator[tuple[int, dict[str, Any] | UnreadableError]]:
         """Number of each record in the file, from 0, and its fields or why it has none."""
@@ -168,7 +169,6 @@ class TextParquetReader(RecordReader, ParquetReader):
     """Reads the text and what filters look at: web corpora carry columns many times as costly to decode as to skip."""
 
     place = "row"
-    kept: tuple[str, ...] = ()
 
     def records(self, filepath: str) -> Iterator[tuple[int, dict[str, Any] | UnreadableError]]:
         """Rows.
@@ -190,6 +190,37 @@ class TextParquetReader(RecordReader, ParquetReader):
                     row += 1
             if row != parquet.metadata.num_rows:
                 raise EOFError(f"the file says that it has {parquet.metadata.num_rows:,} rows")
+
+
+class TextReader(RecordReader):
+    """Plain text: one document a file, or one between blank lines. White space alone is no text."""
+
+    place = "line"
+    source: TextSource
+
+    def records(self, filepath: str) -> Iterator[tuple[int, dict[str, Any] | UnreadableError]]:
+        """Documents by the number of their first line."""
+        by_paragraph = self.source.documents == "paragraphs"
+        start, lines = 0, list[bytes]()
+        with open_lines(self.data_folder, filepath) as file:
+            for number, line in enumerate(file):
+                if not by_paragraph or not line.isspace():
+                    start = start if lines else number
+                    lines.append(line)
+                elif lines:
+                    yield start, _plain(lines, b"\r\n")
+                    lines = []
+        if lines or not by_paragraph:
+            yield start, _plain(lines, b"\r\n" if by_paragraph else b"")
+
+
+def _plain(lines: list[bytes], end: bytes) -> dict[str, Any] | UnreadableError:
+    """Text as a record, without the characters of `end` behind it; it may begin with a byte order mark."""
+    content = b"".join(lines).rstrip(end)
+    try:
+        return {"text": "" if content.isspace() else content.decode("utf-8-sig")}
+    except UnicodeDecodeError as error:
+        return UnreadableError("not_utf8", _shown(content[max(0, error.start - _SHOWN_CHARS // 4) :]))
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | UnreadableError]:
@@ -316,6 +347,13 @@ def text_alone(reader: Any, data: dict[str, Any], path: str, id_in_file: int | s
     return {"text": data[reader.text_key], "id": f"{path}/{id_in_file}", "metadata": kept}
 
 
+READERS: dict[str, type[RecordReader]] = {
+    "parquet": TextParquetReader,
+    "jsonl": LinesReader,
+    "text": TextReader,
+}
+
+
 def make_reader(source: InstalledPackages | FileSource, unreadable: Path | None = None) -> BaseReader:
     """The reader of one source; its documents carry its name as metadata `source`.
 
@@ -331,14 +369,11 @@ def make_reader(source: InstalledPackages | FileSource, unreadable: Path | None 
     }
     if isinstance(source, InstalledPackages):
         return PackagesReader(source, sorted(source.packages), **options)
-    options |= {
-        "glob_pattern": source.pattern,
-        "text_key": source.text_key,
-        "adapter": text_alone,
-    }
-    kind = TextParquetReader if source.kind == "parquet" else LinesReader
-    reader = kind(source.path, **options)
-    reader.source, reader.kept = source, source.metadata
+    options |= {"glob_pattern": source.pattern, "adapter": text_alone}
+    if isinstance(source, RecordSource):
+        options["text_key"] = source.text_key
+    reader = READERS[source.format](source.path, **options)
+    reader.source, reader.kept = source, getattr(source, "metadata", ())
     reader.examples = SampleWriter(unreadable / source.label, EXAMPLES) if unreadable else None
     reader.add_file_path = False  # it would make the documents depend on where the corpus lies
     return reader

@@ -26,6 +26,7 @@ from tst_titan.config.corpus import (
     Qwen3Tokenizer,
     Source,
     Tokens,
+    TokensSource,
     TrainTokenizer,
     UnreadableRecords,
     is_default,
@@ -89,6 +90,11 @@ class FilterSettings(StepSettings):
     filters: FilterConfig
     tasks: int
     unreadable: UnreadableRecords = Field(default=UnreadableRecords(), exclude_if=is_default)
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether the sources are token shards, which no step before `tokens` reads."""
+        return isinstance(self.sources[0], TokensSource)
 
     def determining(self) -> dict[str, Any]:
         return {key: value for key, value in self.plain().items() if key != "unreadable"}

@@ -11,7 +11,7 @@ from datatrove.io import DataFolder, get_datafolder
 from datatrove.pipeline.readers import JsonlReader
 from fsspec.utils import compressions
 
-from tst_titan.config.corpus import FileSource, InstalledPackages
+from tst_titan.config.corpus import FileSource, InstalledPackages, RecordSource
 from tst_titan.data.documents import by_prefix
 from tst_titan.data.packages import check_installed
 from tst_titan.data.readers import (
@@ -52,12 +52,16 @@ def check_source(source: InstalledPackages | FileSource, tasks: int, versions: d
         files = folder.list_files(glob_pattern=pattern)
         if not files:
             raise UserError(f"source {name}: path: no file matches {pattern!r} in {source.path}")
-        keys = _first_keys(folder, files[0], source.kind)
+        keys = _first_keys(folder, files[0], source.kind) if isinstance(source, RecordSource) else None
     except UserError:
         raise
     except Exception as error:  # whatever a remote file system raises
         raise UserError(f"source {name}: path: cannot read {source.path}: {error}") from error
-    wanted = [("text_key", source.text_key), *(("metadata", key) for key in source.metadata)]
+    wanted = (
+        [("text_key", source.text_key), *(("metadata", key) for key in source.metadata)]
+        if isinstance(source, RecordSource)
+        else []
+    )
     for setting, key in wanted:
         if keys is not None and key not in keys:
             raise UserError(

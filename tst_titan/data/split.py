@@ -29,12 +29,16 @@ class Split(Step[SplitSettings]):
     kind = SplitSettings
 
     def share(self, workers: int, part: Part) -> None:
+        if self.takes_tokens():
+            return
         # Duplicates that were kept were not counted either.
         near = self.folder_of("deduplicate") if load_done(self.root, "deduplicate").counts else None
         build = partial(build_split, self.settings.heldout, self.folder_of("filter"), near, self.folder)
         self.pipeline("split", self.settings.tasks, build, workers, part)
 
     def finish(self, workers: int) -> dict[str, Any]:
+        if self.takes_tokens():
+            return {split: {"documents": {}, "bytes": {}} for split in SPLITS}
         total = self.counted("split", self.settings.tasks)[-2]
         found: dict[str, Any] = {
             split: {

@@ -22,7 +22,7 @@ from datatrove.pipeline.base import PipelineStep
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tst_titan.data.pipelines import WHOLE, Part, Pipeline, counts_of, run_pipeline
-from tst_titan.data.settings import SETTINGS, StepSettings, digest
+from tst_titan.data.settings import SETTINGS, FilterSettings, StepSettings, digest
 from tst_titan.errors import UserError
 from tst_titan.files import write_atomically
 
@@ -158,6 +158,10 @@ class Step(ABC, Generic[Settings]):
     def folder_of(self, step: str) -> Path:
         """Folder of an earlier step."""
         return self.root / load_done(self.root, step).folder
+
+    def takes_tokens(self) -> bool:
+        """Whether the sources are token shards, which no step before `tokens` reads."""
+        return FilterSettings.read(self.root).takes_tokens
 
     @property
     def logs(self) -> Path:

@@ -16,9 +16,10 @@ from tst_titan.data.documents import Tally, TaskReader, by_prefix, text_fraction
 from tst_titan.data.encoding import frame
 from tst_titan.data.manifest import SPLITS
 from tst_titan.data.pipelines import Part
-from tst_titan.data.settings import TokensSettings
+from tst_titan.data.settings import FilterSettings, SplitSettings, TokensSettings
 from tst_titan.data.shards import id_dtype, storage_dtype
 from tst_titan.data.step import Step, load_done
+from tst_titan.data.taken import take
 from tst_titan.data.tokenizer import TOKENIZER_FILE, number_of_ids
 
 
@@ -35,6 +36,8 @@ class MakeTokens(Step[TokensSettings]):
         )
 
     def share(self, workers: int, part: Part) -> None:
+        if self.takes_tokens():
+            return
         tokens = self.settings.tokens
         tokenizer = load_done(self.root, "tokenizer").counts
         for split in SPLITS:
@@ -52,6 +55,12 @@ class MakeTokens(Step[TokensSettings]):
             self.pipeline(f"tokenize-{split}", self.settings.tasks, build, workers, part)
 
     def finish(self, workers: int) -> dict[str, Any]:
+        if self.takes_tokens():
+            tokenizer = Tokenizer.from_file(str(self.folder_of("tokenizer") / TOKENIZER_FILE))
+            ids = load_done(self.root, "tokenizer").counts
+            heldout = SplitSettings.read(self.root).heldout
+            sources: Any = FilterSettings.read(self.root).sources
+            return take(self.folder, sources, tokenizer, ids["eos_id"], ids.get("bos_id"), heldout, workers)
         tokens, keep = self.settings.tokens, self.keep()
         found: dict[str, Any] = {"mixture": keep}
         for split in SPLITS:

@@ -47,13 +47,14 @@ def write_manifest(folder: Path | str, workers: int) -> DataManifest:
     tokenizer = steps["tokenizer"]
     vocab_size, eos_id = tokenizer.counts["vocab_size"], tokenizer.counts["eos_id"]
     bos_id = tokenizer.counts.get("bos_id")
-    dtype = id_dtype(vocab_size)
+    taken = steps["tokens"].counts.get("dtype")  # of shards that were there before
+    dtype = taken or id_dtype(vocab_size)
     tokenizer_path = root / tokenizer.folder / TOKENIZER_FILE
     splits, warnings = {}, [text for step in steps.values() for text in step.warnings]
     for name in SPLITS:
         tokens_folder = root / steps["tokens"].folder / name
         shards, inner = check_split(root, tokens_folder, dtype, vocab_size, eos_id, bos_id, workers)
-        if dtype == "uint16":  # datatrove's own checker reads two bytes a token
+        if dtype == "uint16" and not taken:  # datatrove's own checker reads two bytes a token
             check_dataset(
                 get_datafolder(str(tokens_folder)), str(tokenizer_path), tokenizer.counts["eos_token"]
             )
@@ -169,6 +170,8 @@ def _split_manifest(found: dict[str, Any], shards: list[Shard]) -> SplitManifest
 
 def _documents(steps: dict[str, Done]) -> Documents:
     read, tokens = steps["filter"].counts, steps["tokens"].counts
+    if "taken" in tokens:
+        read = read | tokens["taken"]
     dropped = dict(read["dropped"])
     if tokens["mixture"]:
         names = tokens["mixture"]

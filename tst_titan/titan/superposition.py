@@ -141,7 +141,9 @@ def _check(config: Trainer.Config, superposition: Superposition) -> None:
     loader = type(config.dataloader)
     kind = getattr(loader, "_owner", loader).__name__
     if "Chat" in kind or kind.startswith("MM"):
-        refuse("dataloader", kind, "bags need running text: HuggingFaceTextDataLoader or your own of its kind")
+        refuse(
+            "dataloader", kind, "bags need running text: HuggingFaceTextDataLoader or your own of its kind"
+        )
     inner = config.loss.loss_fn if isinstance(config.loss, ChunkedLossWrapper.Config) else config.loss
     if not isinstance(inner, CrossEntropyLoss.Config | MTPLoss.Config):
         found = type(inner).__qualname__.removesuffix(".Config")
