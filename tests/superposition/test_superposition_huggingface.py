@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel, TrainingArguments
+from transformers import AutoModelForCausalLM, GPT2Config, TrainingArguments
 
 from tests.stages import SHAPES
 from tst_titan.config.schema import ModelConfig
@@ -24,7 +24,7 @@ LATENTS, BAG, VOCABULARY = 8, 4, 64
 ROWS = [{"input_ids": [(i * 7 + j) % 61 + 1 for j in range(LATENTS)]} for i in range(200)]
 
 
-def gpt2() -> PreTrainedModel:
+def gpt2() -> Any:
     torch.manual_seed(0)
     shape: Any = {"n_positions": LATENTS, "n_embd": 32, "n_layer": 2, "n_head": 4}
     dropouts: Any = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
@@ -48,7 +48,7 @@ def trainer(out: Path, model: Any = None, *, bag_steps: int = 4, rows: Any = ROW
     return SuperposedTrainer(model or gpt2(), args, train_dataset=rows, bag_size=BAG, bag_steps=bag_steps)
 
 
-def losses(found: SuperposedTrainer) -> list[tuple[int, float]]:
+def losses(found: SuperposedTrainer) -> list[tuple[float, float]]:
     return [(line["bag_size"], line["loss"]) for line in found.state.log_history if "loss" in line]
 
 

@@ -7,7 +7,7 @@ The data say what a step reads, so prefetching, workers, several processes and r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -96,7 +96,8 @@ class BagCollator:
 def accept_bags(model: nn.Module) -> nn.Module:
     """Let a model of transformers take ``input_ids`` (B, L, s): bags enter as ``inputs_embeds``.
 
-    No weight and no key changes. It is a hook inside the model's own forward pass, so that wrappers for several devices see it.
+    No weight and no key changes. It is a hook inside the model's own forward pass, so that wrappers for several
+    devices see it.
     """
     model.register_forward_pre_hook(_embed_bags, with_kwargs=True)
     return model
@@ -163,14 +164,14 @@ class SuperposedTrainer(Trainer):
                 f"train_dataset: rows of {rows.latents} tokens are not valid; "
                 f"the model has positions for {places} latents"
             )
-        self.bag_loss_name, self.bag_size = loss, bag_size
+        self.bag_loss_name, self.bag_size, self.rows = loss, bag_size, rows
         self.target_weights = target_weights(weights, bag_size) if loss_of(loss).takes_weights else None
         collator = BagCollator(data_collator or default_data_collator)
         super().__init__(model, args, collator, train_dataset=rows, **given)
-        accept_bags(self.model)
+        accept_bags(cast(nn.Module, self.model))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset)
+        return SequentialSampler(self.rows)
 
     def compute_loss(
         self,
@@ -202,6 +203,6 @@ class SuperposedTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **given: Any) -> None:
         """Says with each loss what its step read: 1 is tokens."""
         if "loss" in logs:
-            bags = self.state.global_step <= self.train_dataset.bag_steps
+            bags = self.state.global_step <= self.rows.bag_steps
             logs["bag_size"] = self.bag_size if bags else 1
         super().log(logs, *args, **given)
