@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -56,6 +57,30 @@ def _patch_torchtitan() -> None:
 
     # It calls barrier(device_ids=...) to shorten NCCL's timeout; gloo has neither.
     dist_utils.set_pg_timeouts = lambda timeout, parallel_dims: None
+    # Where torchtitan's own command line has imported it before us.
+    for module in list(sys.modules.values()):
+        if module.__name__.startswith("torchtitan.") and getattr(module, "device_type", None) == "cuda":
+            vars(module).update(device_type="cpu", device_module=torch.cpu)
+
+
+def adapt(config: Any) -> None:
+    """Change a recipe made for GPUs, in place, so that it runs here: float32, attention over the whole window.
+
+    Args:
+        config: torchtitan's Trainer.Config.
+    """
+    from torchtitan.models.common import ScaledDotProductAttention
+    from torchtitan.models.common.attention import BaseAttention
+
+    for _, attention, _, _ in config.model_spec.model.traverse(BaseAttention.Config):
+        if hasattr(attention, "inner_attention"):
+            attention.inner_attention = ScaledDotProductAttention.Config()
+    parallelize_for_gloo(config.model_spec)
+    config.training.mixed_precision_param = "float32"
+    config.training.disable_cuda_graphs = True
+    # The one backend that works on gloo and reports the right loss (docs/architecture.md).
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        config.parallelism.spmd_backend = "partial_dtensor"
 
 
 def parallelize_for_gloo(spec: Any) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch.distributed.tensor import DTensor, Shard
@@ -27,7 +27,6 @@ from torchtitan.trainer import Trainer
 
 from tst_titan.errors import UserError
 from tst_titan.superposition import (
-    LOSSES,
     VocabShard,
     bag_embedding,
     bag_labels,
@@ -36,15 +35,7 @@ from tst_titan.superposition import (
     tokens_per_window,
 )
 from tst_titan.superposition.bags import Sides
-from tst_titan.superposition.losses import LossName
-
-if TYPE_CHECKING:
-    _Trainer = Trainer
-    _Decoder = MTPDecoder
-    _Embedding = Embedding
-else:
-    # Each is put before a class of torchtitan's that only the recipe names (``_extended``).
-    _Trainer = _Decoder = _Embedding = object
+from tst_titan.superposition.losses import LossName, loss_of
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -72,7 +63,7 @@ class Superposition:
 
     def normalized_weights(self) -> tuple[float, ...] | None:
         """Weights of a bag's targets, which sum to 1; None for a loss that sees the bag as a set."""
-        if not LOSSES[self.loss].takes_weights:
+        if not loss_of(self.loss).takes_weights:
             return None
         return tuple(target_weights(self.weights, self.bag_size).tolist())
 
@@ -80,8 +71,8 @@ class Superposition:
 def superpose(config: Trainer.Config, superposition: Superposition) -> Trainer.Config:
     """The same recipe, reading bags in the steps that ``superposition`` names.
 
-    What changes: the token embedding, the loss, the window that the loader reads, and that speeds and MFU count latents.
-    ``training.seq_len`` and the batch size count latents in both phases. The given config stays as it is.
+    What changes: the token embedding, the loss, the window that the loader reads, and that speeds and MFU count
+    latents. ``training.seq_len`` and the batch size count latents in both phases. The given config stays as it is.
 
     A loader whose Config says ``cuts_bags`` (the pipeline's lanes) is left alone, and with it the trainer: both know
     their bags already.
@@ -128,7 +119,7 @@ def _check(config: Trainer.Config, superposition: Superposition) -> None:
     try:
         superposition.normalized_weights()
         tokens_per_window(1, s, superposition.sides)
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         raise UserError(f"superposition: {error}") from None
     if spec is None or not isinstance(spec.model, Decoder.Config) or _embedding_of(spec.model) is None:
         refuse("model_spec", name, "a bag needs a decoder with one token embedding (docs/models.md)")
@@ -150,7 +141,7 @@ def _check(config: Trainer.Config, superposition: Superposition) -> None:
         refuse("loss", found, "valid are CrossEntropyLoss, alone or in a ChunkedLossWrapper, and MTPLoss")
 
 
-class BagEmbedding(_Embedding):
+class BagEmbedding(Embedding):
     """Embeds bags of token ids, shape (B, L, s), as the mean of their rows, shape (B, L, D); tokens (B, L) as ever.
 
     The mean is accumulated in float32 and cast back (arXiv 2605.06546, method). Under tensor parallelism the
@@ -175,7 +166,7 @@ class BagEmbedding(_Embedding):
         return bag_embedding(weight, bags, shard)
 
 
-class BagMTPDecoder(_Decoder):
+class BagMTPDecoder(MTPDecoder):
     """Multi-token prediction over bags: depth k predicts the bag k + 1 places ahead.
 
     torchtitan shifts a (B, L) tensor of ids to get the inputs of each depth, so bags go in by their numbers.
@@ -289,9 +280,9 @@ class BagLoss(BaseLoss):
 class BagWindows(BaseDataLoader):
     """Any loader of running text, reading windows of bags until it is told to read tokens.
 
-    A loader yields (L) inputs and the token after each of them; read as one window of L + 1 tokens this is what bags are
-    cut from, so bags need no more than another L. At the switch a loader of plain windows takes over the reading position.
-    Latents attend to their whole window, over the borders of documents, as in the paper.
+    A loader yields L inputs and the token after each of them; read as one window of L + 1 tokens this is what bags
+    are cut from, so bags need no more than another L. At the switch a loader of plain windows takes over the reading
+    position. Latents attend to their whole window, over the borders of documents, as in the paper.
 
     Attributes:
         bag_size: of the batches from now on; 1 yields the given loader's own batches.
@@ -357,7 +348,7 @@ class BagWindows(BaseDataLoader):
         self.inner.load_state_dict(state_dict)
 
 
-class SuperposedTrainer(_Trainer):
+class SuperposedTrainer(Trainer):
     """A trainer of torchtitan's that reads bags, then tokens; checkpoints continue in either phase."""
 
     EXTRA_FIELDS: ClassVar = [("superposition", Superposition, field(default_factory=Superposition))]
@@ -370,7 +361,7 @@ class SuperposedTrainer(_Trainer):
                 # torchtitan's command line is the caller.
                 raise SystemExit(f"tst_titan: {error}") from None
         super().__init__(config)
-        self._of_tokens = self.fwd_bwd_fn
+        self._of_tokens: Any = self.fwd_bwd_fn
 
     def train_step(self, data_iterator: Iterator[Any]) -> None:
         """One optimizer step, of the phase that its number says."""
@@ -425,11 +416,11 @@ def _with_bag_loss(loss: BaseLoss.Config, superposition: Superposition, vocab_si
 
 
 @cache
-def _extended_class(mixin: type, config_class: Any) -> Any:
+def _extended_class(mixin: type, config_class: type) -> Any:
     extra = getattr(mixin, "EXTRA_FIELDS", [])
     config = make_dataclass("Config", extra, bases=(config_class,), kw_only=True, slots=True)
-    owner = config_class._owner
-    name = f"{mixin.__name__}Of{owner.__name__}"
+    owner: Any = config_class._owner  # type: ignore[attr-defined]
+    name = mixin.__name__
     config.__qualname__ = f"{name}.Config"
     return type(name, (mixin, owner), {"Config": config, "__module__": __name__, "__doc__": owner.__doc__})
 
@@ -437,4 +428,5 @@ def _extended_class(mixin: type, config_class: Any) -> Any:
 def _extended(config: Any, mixin: type, **extra: Any) -> Any:
     """The config of a class that puts ``mixin`` before the class that ``config`` builds."""
     kept = {entry.name: getattr(config, entry.name) for entry in fields(config) if entry.init}
-    return _extended_class(mixin, type(config)).Config(**kept, **extra)
+    stock: Any = type(config)
+    return _extended_class(mixin, stock).Config(**kept, **extra)
