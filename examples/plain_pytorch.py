@@ -56,7 +56,9 @@ def main() -> None:
     data = data.repeat(-(-needed // len(data)))  # a short text is read again
     lanes, read = data[: len(data) // BATCH * BATCH].view(BATCH, -1), 0  # sequence i reads on in lane i
     model = Model()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)  # one optimizer, and its moments, for both phases
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=2e-3
+    )  # one optimizer, and its moments, for both phases
 
     for step in range(1, options.steps + 1):
         s = S if step <= bag_steps else 1
