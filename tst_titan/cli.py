@@ -13,9 +13,11 @@ import signal
 import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from tst_titan.errors import EXIT_USER_ERROR, UserError
+from tst_titan.files import full_disk
 
 
 class Command(NamedTuple):
@@ -75,6 +77,11 @@ def main(arguments: list[str] | None = None) -> int:
         # `tst-titan plan | head`: what is still buffered must not fail once more when Python exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if (sentence := full_disk(error, Path.cwd())) is None:
+            raise
+        print(sentence, file=sys.stderr)
+        return EXIT_USER_ERROR
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 

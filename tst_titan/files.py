@@ -1,12 +1,17 @@
-"""Writing files so that whoever reads them, or crashes, never meets half of one."""
+"""Writing files so that whoever reads them, or crashes, never meets half of one; and what a full disk does to that."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from tst_titan.errors import UserError
+from tst_titan.text import in_bytes
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -20,8 +25,10 @@ def write_atomically(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         allow_as_umask_says(Path(name))
         Path(name).replace(path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk's error names none
         raise
 
 
@@ -46,3 +53,26 @@ def allow_as_umask_says(path: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)
+
+
+def full_disk(error: BaseException | None, folder: Path, needed: int = 0) -> UserError | None:
+    """The sentence for an error that a full disk or quota has caused, however often it was wrapped; None for others.
+
+    Args:
+        error: what was raised.
+        folder: what was written to, unless the error names its file.
+        needed: bytes that were to be written there, if that is known.
+    """
+    if error is None:
+        return None
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = Path(error.filename).parent if error.filename else folder
+        takes = f", a checkpoint takes {in_bytes(needed)}" if needed else ""
+        return UserError(
+            f"{where}: the disk or your quota is full: {in_bytes(shutil.disk_usage(where).free)} are free{takes}. "
+            "Free some (`snakemake prune`, docs/checkpoints.md), then type the same command again: it goes on"
+        )
+    # DCP gathers what the ranks raised.
+    inner = [failure[0] for failure in getattr(error, "failures", {}).values()]
+    found = (full_disk(one, folder, needed) for one in (*inner, error.__cause__, error.__context__))
+    return next(filter(None, found), None)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.workflow.project import ProjectCopy
-from tst_titan.run.before import prepare_folders
+from tst_titan.run.before import prepare_folders, warn_of_little_space
 
 
 def test_a_cache_that_cannot_be_made_is_replaced_by_one_here(tmp_path, monkeypatch, capfd):
@@ -40,6 +40,14 @@ def test_a_checkout_that_cannot_be_written_is_refused_with_the_command_that_work
     command = f"snakemake -s '{folder}/Snakefile' figure_3a --config scale=smoke"
     assert str(refusal.value).startswith(f"{folder}: cannot be written; ")
     assert str(refusal.value).endswith(command)
+
+
+def test_checkpoints_that_do_not_all_fit_are_told(tmp_path, capsys):
+    warn_of_little_space(tmp_path, 10**6)
+    assert capsys.readouterr().err == ""
+    warn_of_little_space(tmp_path, 10**18)
+    told = capsys.readouterr().err
+    assert f"{tmp_path}: the checkpoints of the stages to train take 1,000 PB, " in told
 
 
 @pytest.mark.slow

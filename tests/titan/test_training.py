@@ -18,9 +18,12 @@ from tests import made_stages
 from tests.stages import DENSE, MOE, Tree, final_tensors, losses, train
 from tst_titan import cli
 from tst_titan.run.attempts import Attempts
+from tst_titan.text import in_bytes
 from tst_titan.titan.job import get_peak_flops
 from tst_titan.titan.manifest import git_state
 from tst_titan.titan.train import set_threads
+from tst_titan.tree.plan import checkpoint_bytes
+from tst_titan.tree.resolve import Stage
 
 VOCABULARY = 64
 
@@ -209,6 +212,44 @@ sys.exit(train.main([sys.argv[1]]))
 def diverge(folder, step: int, factor: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", DIVERGING.format(step=step, factor=factor), str(folder.path)]
     return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, and a function that sets its size in kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4000k", "tmpfs", folder], capture_output=True
+    ).returncode:
+        pytest.skip("mounting needs root")
+    yield (
+        folder,
+        lambda kilobytes: subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", folder], check=True),
+    )
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_full_disk_is_a_sentence_before_training_where_it_can_be_known_and_in_the_middle(small_disk):
+    disk, resize = small_disk
+    folder = Tree.make(disk).stage("token-14")
+    stage = Stage(folder.recipe, folder.lineage, folder.stage, folder.runtime)
+    needed, used = 3 * checkpoint_bytes(stage), shutil.disk_usage(disk).used
+    resize((used + needed) // 1000 - 100)
+    done = train(folder, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert (
+        f"{folder.path}: checkpoints need {in_bytes(needed)} ({in_bytes(needed / 3)} each), but "
+        in done.stderr
+    )
+    # So small a checkpoint takes more than weights and moments alone: the first is whole, not the second.
+    resize((used + needed) // 1000 + 50)
+    done = train(folder, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert f"{folder.path}: the disk or your quota is full: " in done.stderr
+    assert f"a checkpoint takes {in_bytes(needed / 3)}. Free some" in done.stderr
+    resize(100_000)
+    assert "resumes from its checkpoint of step" in train(folder).stderr
 
 
 def truncate(path: Path) -> str:

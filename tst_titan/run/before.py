@@ -1,14 +1,16 @@
-"""What is seen to before Snakemake reads its command line and makes its first folder (profiles/default)."""
+"""What is seen to before Snakemake reads its command line and makes its first folder (profiles/default), or trains."""
 
 from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 from tst_titan.errors import EXIT_USER_ERROR
+from tst_titan.text import in_bytes
 
 
 def prepare_folders(command: list[str]) -> None:
@@ -59,6 +61,20 @@ def check_order(command: list[str]) -> None:
             file=sys.stderr,
         )
         sys.exit(EXIT_USER_ERROR)
+
+
+def warn_of_little_space(results: Path, needed: int) -> None:
+    """Say if the checkpoints of the stages to be trained, ``needed`` bytes, will not all fit on the results' disk.
+
+    Pruning in between may make room, so only a stage whose own do not fit is refused, when its turn comes.
+    """
+    free = shutil.disk_usage(results).free
+    if needed > free:
+        print(
+            f"{results}: the checkpoints of the stages to train take {in_bytes(needed)}, {in_bytes(free)} are free. "
+            "`snakemake prune` in between makes room (docs/checkpoints.md)",
+            file=sys.stderr,
+        )
 
 
 def _writable(folder: Path) -> bool:

@@ -14,9 +14,11 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from tst_titan.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from tst_titan.run import tracking
@@ -66,20 +68,20 @@ def run(arguments: argparse.Namespace) -> int:
 class Logs:
     """Where the output of a stage goes besides the terminal: the stage's own log, and the caller's."""
 
-    files: tuple[BinaryIO, ...]
+    files: tuple[FileIO, ...]
 
     @classmethod
     def of(cls, folder: StageFolder, other: Path | None) -> Logs:
         """The stage's ``logs/train.log`` keeps all attempts; Snakemake deletes the log that it knows before a retry."""
         own = folder.path / "logs" / "train.log"
         own.parent.mkdir(parents=True, exist_ok=True)
-        return cls((own.open("ab"), *([other.open("wb")] if other else [])))
+        return cls((own.open("ab", buffering=0), *([other.open("wb", buffering=0)] if other else [])))
 
     def write(self, content: bytes) -> None:
-        """Write at once, so that whoever reads along sees it."""
+        """Write at once, so that whoever reads along sees it; a full disk is for the training to tell."""
         for file in self.files:
-            file.write(content)
-            file.flush()
+            with suppress(OSError):
+                file.write(content)
 
 
 def _attempt(folder: StageFolder, automatic: bool, logs: Logs) -> int:
@@ -99,7 +101,9 @@ def _attempt(folder: StageFolder, automatic: bool, logs: Logs) -> int:
     elif status == 1 and folder.refused_file.exists():
         _say(folder.refused_file.read_text(encoding="utf-8"), logs)
         status = EXIT_USER_ERROR
-    attempts.end(status)
+    # Training has said it if the disk is full; an attempt that leaves no word counts as a failure.
+    with suppress(OSError):
+        attempts.end(status)
     if status == EXIT_INTERRUPTED:
         _say(f"{folder.title}  run the same command again to continue", logs)
     return status

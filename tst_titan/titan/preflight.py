@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 from tst_titan.config.parallel import check_parallel
 from tst_titan.data.lanes import check_enough
 from tst_titan.data.manifest import DataManifest
 from tst_titan.data.shards import verify_here, verify_shards
 from tst_titan.errors import UserError
+from tst_titan.text import in_bytes
 from tst_titan.tree.folder import StageFolder
+from tst_titan.tree.plan import checkpoint_bytes, checkpoints_kept
+from tst_titan.tree.resolve import Stage
 
 
 def check_job(folder: StageFolder, first_on_node: bool = True) -> DataManifest:
@@ -44,3 +50,25 @@ def check_job(folder: StageFolder, first_on_node: bool = True) -> DataManifest:
         run=f"the longest run through {folder.recipe}/{folder.lineage}",
     )
     return manifest
+
+
+def check_space(folder: StageFolder, checkpoints: Path) -> None:
+    """Check that the stage's checkpoints fit on the disk.
+
+    Args:
+        folder: the stage.
+        checkpoints: where they are written; what lies there already is part of them.
+
+    Raises:
+        UserError: they do not.
+    """
+    stage = Stage(folder.recipe, folder.lineage, folder.stage, folder.runtime)
+    there = sum(path.stat().st_size for path in checkpoints.rglob("*") if path.is_file())
+    one = checkpoint_bytes(stage)
+    needed = one * checkpoints_kept(stage, more=1) - there
+    free = shutil.disk_usage(folder.path).free
+    if needed > free:
+        raise UserError(
+            f"{folder.path}: checkpoints need {in_bytes(needed)} ({in_bytes(one)} each), but {in_bytes(free)} are free "
+            "there. Free some (`snakemake prune`, docs/checkpoints.md), or keep fewer (keep_last_checkpoints)"
+        )

@@ -12,16 +12,17 @@ import os
 import socket
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from tst_titan.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
-from tst_titan.files import write_atomically
+from tst_titan.files import full_disk, write_atomically
 from tst_titan.run.lock import sole_writer
 from tst_titan.run.processes import die_with_parent
 from tst_titan.run.speed import processor_name
 from tst_titan.tree.folder import StageFolder, complete_checkpoints
+from tst_titan.tree.plan import BYTES_PER_PARAMETER
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,13 +35,21 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _train(folder, started)
     except UserError as error:
-        print(error, file=sys.stderr)
-        write_atomically(folder.refused_file, str(error))
-        return EXIT_USER_ERROR
+        refusal = error
+    except BaseException as error:  # DCP's is no Exception
+        needed = BYTES_PER_PARAMETER * folder.stage.model.count_parameters().total
+        full = full_disk(error, folder.path, needed)
+        if full is None:
+            raise
+        refusal = full
+    print(refusal, file=sys.stderr)
+    with suppress(OSError):
+        write_atomically(folder.refused_file, str(refusal))
+    return EXIT_USER_ERROR
 
 
 def _train(folder: StageFolder, started: float) -> int:
-    from tst_titan.titan.preflight import check_job
+    from tst_titan.titan.preflight import check_job, check_space
 
     one_process_defaults()
     rank = int(os.environ["RANK"])
@@ -51,6 +60,7 @@ def _train(folder: StageFolder, started: float) -> int:
     with sole_writer(folder) if rank == 0 else nullcontext():
         _log_to_file(folder, rank)
         if rank == 0:
+            check_space(folder, folder.checkpoint_folder(identity))
             _say_where_it_starts(folder, identity, parent)
         return _run(folder, identity, parent, data, started, rank)
 

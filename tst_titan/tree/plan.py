@@ -79,11 +79,16 @@ def checkpoint_bytes(stage: Stage) -> int:
     return BYTES_PER_PARAMETER * stage.config.model.count_parameters().total
 
 
-def checkpoints_kept(stage: Stage) -> int:
-    """Checkpoints that a finished stage has on disk: one an interval and one at the end, the newest of them."""
+def checkpoints_kept(stage: Stage, more: int = 0) -> int:
+    """Checkpoints that a finished stage has on disk: one an interval and one at the end, the newest of them.
+
+    Args:
+        stage: which one.
+        more: than it keeps; while one is written it is one more.
+    """
     start, end, every = stage.config.start_step, stage.config.end_step, stage.runtime.checkpoint_every
     written = end // every - start // every + (1 if end % every else 0)
-    return min(written, stage.runtime.keep_last_checkpoints)
+    return min(written, stage.runtime.keep_last_checkpoints + more)
 
 
 def uncut(run: Run) -> Iterator[Stage]:

@@ -4,6 +4,7 @@ import subprocess
 
 from tst_titan.run import slurm
 from tst_titan.run.attempts import Attempts
+from tst_titan.run.before import warn_of_little_space
 from tst_titan.run.processes import stop_jobs_with_me
 from tst_titan.tree.folder import StageFolder
 from tst_titan.tree.plan import Cost
@@ -26,12 +27,16 @@ onstart:
     paths = [f"{stage.recipe}/{stage.lineage}" for stage in trained]
     for path in paths:
         Attempts(StageFolder.at(Path(RESULTS) / "train" / path)).ask()
+    costs = {
+        path: Cost.of(PROJECT.stages[path])
+        for path in paths
+        if path in PROJECT.stages
+    }
+    warn_of_little_space(
+        Path(RESULTS), sum(cost.checkpoint_bytes for cost in costs.values())
+    )
     if TERMINAL is not None:
-        TERMINAL.flops = {
-            path: Cost.of(PROJECT.stages[path]).flops
-            for path in paths
-            if path in PROJECT.stages
-        }
+        TERMINAL.flops = {path: cost.flops for path, cost in costs.items()}
     if workflow.executor_plugin.name == "slurm":
         try:
             check_cluster(job for job in to_do if not job.is_local)
