@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tst_titan.config.load import dump, load
 from tst_titan.config.schema import ModelConfig, RuntimeConfig, StageConfig
 from tst_titan.files import write_if_changed
 from tst_titan.titan import cpu
+from tst_titan.tree.checkpoint import damage, write_list
 from tst_titan.tree.folder import StageFolder, stage_yaml
 
 DEVICE_TYPE = cpu.prepare()
@@ -28,7 +30,7 @@ DEVICE_TYPE = cpu.prepare()
 import torch  # noqa: E402
 from torchtitan.components.loss import BaseLoss  # noqa: E402
 
-from benchmarks.measure import interleave, peak_extra_bytes, ratio, set_pages, table, write  # noqa: E402
+from benchmarks.measure import Action, interleave, peak_extra_bytes, ratio, set_pages, table, write  # noqa: E402
 from tst_titan.titan.job import Job  # noqa: E402
 from tst_titan.titan.superposition import BagLoss  # noqa: E402
 from tst_titan.titan.train import one_process_defaults  # noqa: E402
@@ -138,6 +140,12 @@ def main() -> int:
             actions[f"bag{size}"] = one_step(stage_folder(results, f"bag{size}", size))
         actions["loop8"] = one_step(stage_folder(results, "loop8", 8), LoopLoss)
         seconds = interleave(actions, parsed.rounds, device)
+        (checkpoint,) = (results / "train/bench/overhead-20").glob("checkpoint/*/step-20")
+        sums: dict[str, Action] = {
+            "listing": partial(write_list, checkpoint, 0),
+            "check": partial(damage, checkpoint, True),
+        }
+        checksums = interleave(sums, parsed.rounds, device)
         peaks = {name: float(peak_extra_bytes(action, device)) for name, action in actions.items()}
     shape = f"{MODEL}, {SEQUENCES} x {LENGTH} latents"
     common: dict[str, Any] = {"group": "whole step", "shape": shape, "device": device, "pages": "kept"}
@@ -152,12 +160,16 @@ def main() -> int:
         ratio([peaks[name]], [peaks["token"]], name=f"{name} / token", target="<= 1.03", **memory)
         for name in ("bag8", "bag16")
     ]
+    every = RuntimeConfig().checkpoint_every
+    between = [step * every for step in seconds["token"]]
+    guarded = {**common, "group": f"checkpoint / {every} steps", "target": "<= 0.02"}
+    ratios += [ratio(checksums[name], between, name=name, **guarded) for name in checksums]
     print(table(ratios))
     print(
         f"a stage of 20 steps: {overhead['wall_s']:.1f} s, {overhead['outside_steps_s']:.1f} s of it outside "
         "optimizer steps (bound: 15 s)"
     )
-    write(parsed.out, device, ratios, {"whole step": seconds})
+    write(parsed.out, device, ratios, {"whole step": seconds, "checksums": checksums})
     content = json.loads(parsed.out.read_text()) | {"stage_overhead": overhead, "peak_bytes": peaks}
     parsed.out.write_text(json.dumps(content, indent=1) + "\n")
     return 0
