@@ -65,6 +65,12 @@ def test_the_report_is_there_with_both_runs(project):
             {"fetch_tasks": 1, "evaluate_tasks": 2, "compare": 1, **AFTER_COMPARE},
         ),
         ("configs/demo.yaml", 'wandb: "off"', "comparison: {last_k: 5}", {"compare": 1, **AFTER_COMPARE}),
+        (
+            "configs/demo.yaml",
+            'wandb: "off"',
+            "export_dtype: bfloat16",
+            {"export": 2, "heldout": 2, "evaluate_tasks": 2, "compare": 1, **AFTER_COMPARE},
+        ),
         (EXPERIMENT, "bags: [{}]", "bags: [{bag_size: 4}]", {"train": 3, **EVERYTHING_OF_ONE_RUN}),
         (EXPERIMENT, "bags: [{}]", "bags: [{}]\n    decay_times: 2.0", {"train": 1, **EVERYTHING_OF_ONE_RUN}),
     ],
@@ -75,6 +81,7 @@ def test_the_report_is_there_with_both_runs(project):
         "evaluation tasks",
         "a task more",
         "comparison setting",
+        "type of exported weights",
         "bag size",
         "decay length",
     ],
@@ -115,12 +122,21 @@ def test_an_edit_taken_back_reruns_nothing(project):
         (("scal=smoke",), ["unknown key scal", "did you mean 'scale'"]),
         (("scale=smoke", "experiments=[figure_33]"), ["unknown experiment 'figure_33'", "figure_3a"]),
         (("scale=smoke", "wandb=sometimes"), ["wandb", "'sometimes'", "'offline'"]),
+        (("scale=smoke", "results=my results"), ["key results: found 'my results'", "no space"]),
     ],
 )
 def test_a_mistake_in_the_config_is_told_before_any_job(project, config, words):
     done = project.snakemake("-n", config=config)
     text = done.stdout + done.stderr
     assert done.returncode != 0 and all(word in text for word in words), text
+    assert "Traceback" not in text
+
+
+def test_a_task_that_nobody_knows_is_refused_before_any_job(project, edit):
+    edit(SCALE, "tasks: [heldout_continuation]", "tasks: [heldout_continuation, arc_esay]")
+    done = project.snakemake("-n")
+    text = done.stdout + done.stderr
+    assert done.returncode != 0 and "evaluation.tasks: found 'arc_esay' (did you mean 'arc_easy'?)" in text
     assert "Traceback" not in text
 
 

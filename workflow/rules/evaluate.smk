@@ -6,6 +6,9 @@ EVALUATE = RESULTS + "/evaluate/{recipe}/{lineage}"
 # lm-eval definitions of the project's own; this one gets its items from the corpus, the others from where they say.
 TASKS = ROOT / "configs" / "tasks"
 LOCAL_TASK = "heldout_continuation"
+# No parameter by default: what is exported already is not exported again.
+DTYPE = PROJECT.config.export_dtype
+EXPORTED_AS = [] if DTYPE == "float32" else [f"--dtype {DTYPE}"]
 
 
 wildcard_constraints:
@@ -64,10 +67,9 @@ rule export:
         mem_mb=export_memory,
         runtime=240,
     params:
-        # Nothing by default: what is exported already stays.
-        dtype=[f"--dtype={d}" for d in [PROJECT.config.export_dtype] if d != "float32"],
+        *EXPORTED_AS,
     shell:
-        "PYTHONWARNINGS=ignore tst-titan export $(dirname {input.stage}) $(dirname {output}) {params.dtype}"
+        "PYTHONWARNINGS=ignore tst-titan export $(dirname {input.stage}) $(dirname {output}) {params}"
         " > {log} 2>&1"
         " || {{ tail -n 4 {log} >&2; exit 1; }}"
 
