@@ -435,6 +435,15 @@ def _type_of(parameter: inspect.Parameter) -> Any:
 # --- what follows the filters ---
 
 
+class Decontamination(LanguageConfig):
+    """Documents that share an n-gram of words with an item of a task are dropped."""
+
+    tasks: tuple[Annotated[str, Field(pattern=r"^[\w.-]+$")], ...] = Field(
+        min_length=1, description="Names of lm-eval tasks; their items are fetched before the corpus is made."
+    )
+    n_grams: PositiveInt = Field(default=13, description="Words of an n-gram.")
+
+
 class Dedup(Strict):
     """Near-duplicate removal by MinHash over word n-grams, after exact duplicates are gone.
 
@@ -538,6 +547,9 @@ class CorpusConfig(Strict):
         description="What is dropped: the mapping below, or a list of filters in their order, with any of datatrove's: "
         "`[{length: {min_chars: 100}}, {C4QualityFilter: {min_num_sentences: 3}}]`.",
     )
+    decontamination: Decontamination | None = Field(
+        default=None, description="Which tasks' items no document may share long n-grams with."
+    )
     dedup: Dedup | None = Field(default=Dedup(), description="Duplicate removal; null keeps duplicates.")
     heldout: Heldout = Field(default=Heldout(), description="What is held out.")
     tokenizer: Tokenizer = Field(description="The tokenizer.")
@@ -581,7 +593,7 @@ class CorpusConfig(Strict):
             raise ValueError(
                 "tokenizer.kind: found 'train'; sources of kind tokens need the one that made them"
             )
-        for key in ("filters", "dedup", "tokens", "unreadable"):
+        for key in ("filters", "decontamination", "dedup", "tokens", "unreadable"):
             if key in self.model_fields_set and getattr(self, key) is not None:
                 raise ValueError(f"{key}: sources of kind tokens are taken as they are; remove this key")
         return self
