@@ -216,15 +216,22 @@ def check_language(language: str) -> str:
     """Look whether datatrove can split words of a language here.
 
     Raises:
-        ValueError: it does not know the language, or the package or the model that it takes is missing.
+        ValueError: it does not know the language or which script is meant, or the package or the model that it takes
+            is missing.
     """
     from datatrove.utils.word_tokenizers import load_tokenizer_assignments, load_word_tokenizer
 
     known = load_tokenizer_assignments()
     if language not in known:
         raise ValueError(
-            "datatrove knows no such language; it takes ISO 639-3 codes such as eng, deu or zho, with a script where "
+            "datatrove knows no such language; it takes ISO 639-3 codes such as eng, deu or cmn, with a script where "
             "there are several: srp_Cyrl"
+        )
+    between_spaces = {each for each, factory in known.items() if factory.args[0] == "WhitespaceTokenizer"}
+    others = [each for each in known if each.startswith(f"{language}_") and each not in between_spaces]
+    if language in between_spaces and others:  # zho, which its table gives in Latin letters
+        raise ValueError(
+            f"datatrove looks for words between spaces here; name the script: {', '.join(others)}"
         )
     try:
         load_word_tokenizer(language).word_tokenize("a b")
@@ -241,7 +248,7 @@ class LanguageConfig(Strict):
 
     language: Language | None = Field(
         default=None,
-        description="datatrove's word tokenizer of this language (deu, zho, ...); by default runs of letters are "
+        description="datatrove's word tokenizer of this language (deu, cmn, ...); by default runs of letters are "
         "words, in any language that puts spaces between them.",
         exclude_if=_is_unset,
     )
