@@ -154,6 +154,10 @@ def test_a_language_needs_its_package_and_its_stop_words(
     ):
         load_corpus(path)
     monkeypatch.setattr(word_tokenizers, "load_word_tokenizer", lambda language: WORDS)
+    chinese = write_corpus(tmp_path, base_config(SOURCES, filters={"repetition": {"language": "zho"}}))
+    with pytest.raises(UserError, match=r"'zho': datatrove looks for words between spaces .*: zho_Hani"):
+        load_corpus(chinese)
+    path = write_corpus(tmp_path, base_config(SOURCES, filters={"repetition": {"language": "deu"}}))
     load_corpus(path)
     path = write_corpus(tmp_path, base_config(SOURCES, filters={"quality": {"language": "deu"}}))
     with pytest.raises(

@@ -126,3 +126,34 @@ def test_sample_writer_stops_at_its_limit(tmp_path: Path) -> None:
             writer.write(doc(f"text {number}"), 3)
     lines = (tmp_path / "00003.jsonl").read_bytes().splitlines()
     assert [orjson.loads(line)["text"] for line in lines] == ["text 0", "text 1"]
+
+
+# Sentences of one subject each, so that nothing is repeated much.
+CHINESE = """\
+北京是中华人民共和国的首都，也是全国的政治、文化和国际交往中心。这座城市已经有三千多年的历史，留下了许多著名的古迹。
+长江发源于青藏高原，全长六千多公里，最后在上海附近流入东海。沿岸的平原土地肥沃，自古以来就是重要的粮食产区。
+春节是一年中最热闹的节日，人们回到家乡与父母团聚，一起包饺子、看晚会。孩子们最高兴的事情，是从长辈手里接过红包。
+科学家发现，充足的睡眠能够帮助大脑整理白天学到的知识，对记忆力很有好处。医生因此建议，成年人每天应当睡七到八个小时。"""
+CHINESE_QUALITY = {"min_avg_word_length": 1, "stop_words": ["的", "是", "了", "在"]}
+
+
+def test_chinese_text_is_one_long_word_to_filters_without_a_language() -> None:
+    filters = make_filters(Filters(quality=QualityFilter(), repetition=RepetitionFilter()))
+    assert filters["quality"].filter(doc(CHINESE)) == (False, "gopher_short_doc")
+    assert filters["repetition"].filter(doc(CHINESE)) is True  # it finds nothing, since it sees no words
+
+
+def test_chinese_text_passes_in_its_language() -> None:
+    pytest.importorskip("spacy", reason="datatrove's word tokenizer of Chinese: pip install spacy jieba")
+    pytest.importorskip("jieba")
+    settings = QualityFilter.model_validate({"language": "cmn", **CHINESE_QUALITY})
+    filters = make_filters(Filters(quality=settings, repetition=RepetitionFilter(language="cmn")))
+    for each in filters.values():
+        assert each.filter(doc(CHINESE)) is True
+    assert filters["quality"].filter(doc("苹果香蕉" * 100)) == (False, "gopher_enough_stop_words")
+    sentence = CHINESE.partition("。")[0]
+    repeated = "，".join([sentence] * 6)  # no line and no paragraph twice: only words tell
+    verdict = filters["repetition"].filter(doc(repeated))
+    assert isinstance(verdict, tuple) and "gram" in verdict[1]
+    without = make_filters(Filters(repetition=RepetitionFilter()))["repetition"].filter(doc(repeated))
+    assert without != verdict

@@ -163,3 +163,49 @@ def test_lines_appended_to_a_source_rerun_everything(project: Path) -> None:
     os.utime(config / "filter.yaml", ns=(state.st_atime_ns, state.st_mtime_ns))
     assert planned(project, target) == []
     assert (config / "sources.json").is_file()
+
+
+QUIZ = """
+task: quiz
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: '{0}'}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "Question: {{{{question}}}}\\nAnswer:"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: label
+"""
+
+
+@pytest.mark.slow
+def test_items_of_tasks_are_fetched_before_documents_are_compared_with_them(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real task of the harness, from its YAML to the documents that are dropped."""
+    monkeypatch.setenv("HF_HOME", str(project / "hf"))
+    question = "which of the three towers of the old castle was built before the others"
+    items = project / "items.jsonl"
+    items.write_text(
+        json.dumps({"question": question, "choices": ["the east tower", "none"], "label": 0}) + "\n"
+    )
+    (project / "configs" / "tasks").mkdir()
+    (project / "configs" / "tasks" / "quiz.yaml").write_text(QUIZ.format(items))
+    (project / "known").mkdir()
+    texts = [document(600 + i) for i in range(40)]
+    texts += [
+        f"{document(700)} {question}.",
+        f"{document(701)} castle was built before the others? Answer: the east tower.",
+    ]
+    (project / "known" / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    asked = {"tasks": ["quiz"], "n_grams": 9}
+    changes = {"sources": [{"kind": "jsonl", "path": "known"}], "decontamination": asked, "jobs": 2}
+    write_corpus(project / "configs" / "corpora", settings(project, **changes), name="spread")
+    target = "results/data/spread/documents/filter.done.json"
+    assert "rule task_items:" in snakemake(project, "-n", target)
+    snakemake(project, target)
+    lines = (project / "results" / "tasks" / "quiz.items.jsonl").read_text().splitlines()
+    assert [json.loads(line)["text"] for line in lines] == [
+        f"Question: {question}\nAnswer: {choice}" for choice in ("the east tower", "none")
+    ]
+    dropped = load_done(project / "results" / "data" / "spread", "filter").counts["dropped"]
+    assert dropped["decontamination"] == {"quiz": 2}

@@ -292,3 +292,31 @@ def test_a_folder_without_a_finished_export_is_refused(tmp_path, capsys):
     arguments = ["--model", str(tmp_path), "--config", str(config(tmp_path, "piqa")), *LENGTH]
     assert cli.main(["evaluate", "tasks", *arguments, "--out", str(tmp_path / "tasks.json")]) == 2
     assert "no finished export" in capsys.readouterr().err
+
+
+def test_items_are_written_with_their_answers(task_folder, tmp_path):
+    """What a corpus is compared with: choices as the harness scores them, and answers that a model has to write."""
+    out = tmp_path / "items.jsonl"
+    items = ["evaluate", "items", "--task-folder", str(task_folder), "--task-folder", str(tmp_path)]
+    assert cli.main([*items, "--task", local_task.TASK, "--out", str(out)]) == 0
+    made = [json.loads(line) for line in (task_folder / "items.jsonl").read_text().splitlines()]
+    expected = {item["context"] + ending for item in made for ending in item["endings"]}
+    assert {json.loads(line)["text"] for line in out.read_text().splitlines()} == expected
+    (tmp_path / "sums.jsonl").write_text(
+        '{"question": "What is two and two?", "answer": "two and two is four"}\n'
+    )
+    task = {
+        "task": "sums",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "sums.jsonl")}},
+        "test_split": "test",
+        "num_fewshot": 1,
+        "output_type": "generate_until",
+        "doc_to_text": "{{question}}",
+        "doc_to_target": "{{answer}}",
+    }
+    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(task))
+    assert cli.main([*items, "--task", "sums", "--out", str(out)]) == 0
+    assert [json.loads(line) for line in out.read_text().splitlines()] == [
+        {"text": "What is two and two? two and two is four"}
+    ]

@@ -12,7 +12,7 @@ from snakemake_executor_plugin_slurm.utils import set_gres_string
 from tests.workflow.project import ProjectCopy
 
 # Rules that run where Snakemake runs.
-LOCAL = {"compare", "figures", "tables", "page", "report", "fetch_tasks"}
+LOCAL = {"compare", "figures", "tables", "page", "report", "fetch_tasks", "task_items"}
 DATA = "-t 720 --mem {} --nodes=1 --ntasks=1 --cpus-per-task=8"
 ONE_CORE = "-t 240 --mem {} --nodes=1 --ntasks=1 --cpus-per-task=1"
 EIGHT_GPUS = "-t 1440 --mem 500000 --nodes={} --cpus-per-task=64 --signal=USR1@300 --gres=gpu:8"

@@ -216,15 +216,22 @@ def check_language(language: str) -> str:
     """Look whether datatrove can split words of a language here.
 
     Raises:
-        ValueError: it does not know the language, or the package or the model that it takes is missing.
+        ValueError: it does not know the language or which script is meant, or the package or the model that it takes
+            is missing.
     """
     from datatrove.utils.word_tokenizers import load_tokenizer_assignments, load_word_tokenizer
 
     known = load_tokenizer_assignments()
     if language not in known:
         raise ValueError(
-            "datatrove knows no such language; it takes ISO 639-3 codes such as eng, deu or zho, with a script where "
+            "datatrove knows no such language; it takes ISO 639-3 codes such as eng, deu or cmn, with a script where "
             "there are several: srp_Cyrl"
+        )
+    between_spaces = {each for each, factory in known.items() if factory.args[0] == "WhitespaceTokenizer"}
+    others = [each for each in known if each.startswith(f"{language}_") and each not in between_spaces]
+    if language in between_spaces and others:  # zho, which its table gives in Latin letters
+        raise ValueError(
+            f"datatrove looks for words between spaces here; name the script: {', '.join(others)}"
         )
     try:
         load_word_tokenizer(language).word_tokenize("a b")
@@ -241,7 +248,7 @@ class LanguageConfig(Strict):
 
     language: Language | None = Field(
         default=None,
-        description="datatrove's word tokenizer of this language (deu, zho, ...); by default runs of letters are "
+        description="datatrove's word tokenizer of this language (deu, cmn, ...); by default runs of letters are "
         "words, in any language that puts spaces between them.",
         exclude_if=_is_unset,
     )
@@ -435,6 +442,15 @@ def _type_of(parameter: inspect.Parameter) -> Any:
 # --- what follows the filters ---
 
 
+class Decontamination(LanguageConfig):
+    """Documents that share an n-gram of words with an item of a task are dropped."""
+
+    tasks: tuple[Annotated[str, Field(pattern=r"^[\w.-]+$")], ...] = Field(
+        min_length=1, description="Names of lm-eval tasks; their items are fetched before the corpus is made."
+    )
+    n_grams: PositiveInt = Field(default=13, description="Words of an n-gram.")
+
+
 class Dedup(Strict):
     """Near-duplicate removal by MinHash over word n-grams, after exact duplicates are gone.
 
@@ -538,6 +554,9 @@ class CorpusConfig(Strict):
         description="What is dropped: the mapping below, or a list of filters in their order, with any of datatrove's: "
         "`[{length: {min_chars: 100}}, {C4QualityFilter: {min_num_sentences: 3}}]`.",
     )
+    decontamination: Decontamination | None = Field(
+        default=None, description="Which tasks' items no document may share long n-grams with."
+    )
     dedup: Dedup | None = Field(default=Dedup(), description="Duplicate removal; null keeps duplicates.")
     heldout: Heldout = Field(default=Heldout(), description="What is held out.")
     tokenizer: Tokenizer = Field(description="The tokenizer.")
@@ -581,7 +600,7 @@ class CorpusConfig(Strict):
             raise ValueError(
                 "tokenizer.kind: found 'train'; sources of kind tokens need the one that made them"
             )
-        for key in ("filters", "dedup", "tokens", "unreadable"):
+        for key in ("filters", "decontamination", "dedup", "tokens", "unreadable"):
             if key in self.model_fields_set and getattr(self, key) is not None:
                 raise ValueError(f"{key}: sources of kind tokens are taken as they are; remove this key")
         return self

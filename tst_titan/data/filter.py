@@ -7,15 +7,18 @@ from typing import Any
 
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup import ExactDedupSignature, ExactFindDedups
+from datatrove.pipeline.filters.base_filter import BaseFilter
 
-from tst_titan.config.corpus import FileSource
+from tst_titan.config.corpus import FileSource, Filters
+from tst_titan.data.contamination import NAME, Contamination, write_index
 from tst_titan.data.deduplicate import EXACT, LINES_TO_BUFFER
 from tst_titan.data.documents import Tally, by_prefix, document_writer
-from tst_titan.data.filters import make_filters
+from tst_titan.data.filters import SampleWriter, make_filters
 from tst_titan.data.listing import Files, Listing, is_local, list_local
 from tst_titan.data.pipelines import Part
 from tst_titan.data.readers import make_reader
 from tst_titan.data.settings import FilterSettings
+from tst_titan.data.shards import sha256_of
 from tst_titan.data.sources import account_of, check_readable, check_source
 from tst_titan.data.step import Done, Step
 from tst_titan.errors import UserError
@@ -29,7 +32,21 @@ class Filter(Step[FilterSettings]):
 
     kind = FilterSettings
 
-    def inputs(self) -> list[Files]:
+    def inputs(self) -> Any:
+        """What is known of the sources' files, and the tasks' items if documents are compared with them."""
+        items = {task: sha256_of(path) for task, path in self.items().items() if path.is_file()}
+        return {"files": self.files(), "items": items} if items else self.files()
+
+    def items(self) -> dict[str, Path]:
+        """Where the items of the tasks are that no document may share n-grams with."""
+        asked = self.settings.decontamination
+        return (
+            {task: self.root.absolute().parents[1] / "tasks" / f"{task}.items.jsonl" for task in asked.tasks}
+            if asked
+            else {}
+        )
+
+    def files(self) -> list[Files]:
         """Files of each source as they were listed: changed data is other data."""
         listed = Listing.read(self.root)
         if listed:
@@ -48,6 +65,8 @@ class Filter(Step[FilterSettings]):
             self.warnings += check_source(source, tasks, self.settings.versions)
         if self.settings.takes_tokens:
             return
+        if self.settings.decontamination:
+            write_index(self.settings.decontamination, self.items(), self.folder / NAME)
         self.pipeline("filter", tasks, partial(build_filter, self.settings, self.folder), workers, part)
 
     def finish(self, workers: int) -> dict[str, Any]:
@@ -75,7 +94,7 @@ class Filter(Step[FilterSettings]):
         sources = self.settings.sources
         totals = self.counted("filter", self.settings.tasks)
         readers, totals = totals[: len(sources)], totals[len(sources) :]
-        filters = make_filters(self.settings.filters)
+        filters = [*make_filters(self.settings.filters), *([NAME] if self.settings.decontamination else [])]
         read, kept = totals[0], totals[1 + len(filters)]
         by_source = by_prefix(read, "documents/")
         return {
@@ -112,11 +131,20 @@ def build_filter(settings: FilterSettings, folder: Path) -> list[PipelineStep]:
     return [
         *(make_reader(source, folder / "unreadable") for source in settings.sources),
         Tally(),
-        *make_filters(settings.filters, folder / "dropped").values(),
+        *filters_of(settings, folder).values(),
         Tally(),
         document_writer(folder / "documents"),
         ExactDedupSignature(str(folder / "exact"), EXACT, finder_workers=_finders(settings.tasks)),
     ]
+
+
+def filters_of(settings: FilterSettings, folder: Path) -> dict[str, BaseFilter]:
+    """The filters that the corpus names, and last the one that compares documents with tasks' items."""
+    filters = make_filters(settings.filters, folder / "dropped")
+    if settings.decontamination:
+        sample = SampleWriter(folder / "dropped" / NAME, Filters().dropped_sample)
+        filters[NAME] = Contamination(settings.decontamination, folder / NAME, sample)
+    return filters
 
 
 def build_exact(folder: Path) -> list[PipelineStep]:

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from tst_titan.config.corpus import (
     CorpusConfig,
+    Decontamination,
     Dedup,
     FileSource,
     FileTokenizer,
@@ -90,6 +91,7 @@ class FilterSettings(StepSettings):
     filters: FilterConfig
     tasks: int
     unreadable: UnreadableRecords = Field(default=UnreadableRecords(), exclude_if=is_default)
+    decontamination: Decontamination | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @property
     def takes_tokens(self) -> bool:
@@ -115,6 +117,7 @@ class FilterSettings(StepSettings):
             filters=corpus.filters,
             tasks=corpus.tasks,
             unreadable=corpus.unreadable,
+            decontamination=corpus.decontamination,
         )
 
 

@@ -1,4 +1,4 @@
-"""What is measured on an exported model: ``tst-titan evaluate heldout | tasks | local-task | fetch``."""
+"""What is measured on an exported model: ``tst-titan evaluate heldout | tasks | local-task | fetch | items``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ PARTS = {
     "tasks": ("tasks", "lm-eval tasks, 0-shot"),
     "local-task": ("local_task", "make a multiple-choice task from held-out documents"),
     "fetch": ("fetch", "fetch the data of an lm-eval task into Hugging Face's cache"),
+    "items": ("items", "write what an lm-eval task asks, for the decontamination of a corpus"),
 }
 
 

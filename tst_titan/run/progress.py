@@ -22,6 +22,7 @@ WORDS = {
     "evaluate_tasks": "score the tasks",
     "local_task": "make a task from held-out documents",
     "fetch_tasks": "fetch a task",
+    "task_items": "fetch a task's items",
     "mutual_information": "count the mutual information",
     "figures": "draw figures",
     "page": "write a page",

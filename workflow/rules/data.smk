@@ -22,9 +22,21 @@ def data_before(wildcards):
 
 
 @cache
+def corpus_config(corpus):
+    return load_corpus(ROOT / "configs" / "corpora" / f"{corpus}.yaml")
+
+
 def data_jobs(corpus):
     """Number of jobs over which the steps of a corpus are spread."""
-    return load_corpus(ROOT / "configs" / "corpora" / f"{corpus}.yaml").jobs
+    return corpus_config(corpus).jobs
+
+
+def items_of_tasks(wildcards):
+    """Items of the tasks that the filter compares documents with; none unless the corpus asks for it."""
+    asked = corpus_config(wildcards.corpus).decontamination
+    if wildcards.step != "filter" or not asked:
+        return []
+    return [f"{RESULTS}/tasks/{task}.items.jsonl" for task in asked.tasks]
 
 
 def data_parts(wildcards):
@@ -36,10 +48,40 @@ def data_parts(wildcards):
     return [f"{folder}/{wildcards.step}-{part}-of-{jobs}.json" for part in range(jobs)]
 
 
+localrules:
+    # Wants a network, as fetch_tasks does.
+    task_items,
+
+
+rule task_items:
+    input:
+        own=lambda w: [
+            str(path)
+            for path in [ROOT / "configs" / "tasks" / f"{w.task}.yaml"]
+            if path.is_file()
+        ],
+    output:
+        RESULTS + "/tasks/{task}.items.jsonl",
+    log:
+        RESULTS + "/tasks/{task}.items.log",
+    conda:
+        "../../envs/evaluate.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=120,
+    params:
+        folder=ROOT / "configs" / "tasks",
+    shell:
+        "PYTHONWARNINGS=ignore tst-titan evaluate items --task {wildcards.task} --task-folder {params.folder:q}"
+        " --out {output} > {log} 2>&1 || {{ tail -n 4 {log} >&2; exit 1; }}"
+
+
 rule data_part:
     input:
         config=DATA + "/config/{step}.yaml",
         before=data_before,
+        tasks=items_of_tasks,
     output:
         done=DATA + "/parts/{step}-{part}-of-{parts}.json",
     log:
@@ -66,6 +108,7 @@ rule filter_documents:
         config=DATA + "/config/{step}.yaml",
         before=data_before,
         parts=data_parts,
+        tasks=items_of_tasks,
     output:
         done=DATA + "/documents/{step}.done.json",
     log:
