@@ -9,6 +9,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, TrainingArguments, set_seed
 
 from tst_titan.superposition.huggingface import SuperposedTrainer
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument("--text", nargs="+", type=Path, default=sorted(Path("docs").glob("*.md")))
     options = parser.parse_args()
     set_seed(0)
+    torch.set_num_threads(1)  # in so small a model, more would wait for each other
     bag_steps = int(0.3 * options.steps)
     tokens = b"\n".join(path.read_bytes() for path in options.text)
     count = BATCH * (S * bag_steps + options.steps - bag_steps + 2)

@@ -1,6 +1,6 @@
 """Token superposition in a training loop of plain PyTorch: bags, then tokens, then a sample from the model.
 
-    python examples/plain_pytorch.py [--steps 200] [--text docs/*.md]
+    python examples/plain_pytorch.py [--steps 600] [--text docs/*.md]
 
 Needs torch and tst_titan.superposition, nothing else. Bytes are the tokens, so there is no tokenizer to fetch.
 """
@@ -45,7 +45,7 @@ class Model(nn.Module):
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--text", nargs="+", type=Path, default=sorted(Path("docs").glob("*.md")))
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -71,7 +71,7 @@ def main() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if step in (1, bag_steps, bag_steps + 1, options.steps) or step % 50 == 0:
+        if step in (1, bag_steps, bag_steps + 1, options.steps) or step % 100 == 0:
             print(f"step {step}  {'bags' if s > 1 else 'tokens'}  loss {loss.item():.3f}")
 
     text = list(b"The ")

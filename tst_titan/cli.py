@@ -73,6 +73,12 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return EXIT_USER_ERROR
+    except ModuleNotFoundError as error:
+        if (error.name or "tst_titan").startswith("tst_titan"):
+            raise
+        # `pip install tst-titan` brings tst_titan.superposition alone.
+        print(f"tst-titan: {error.name} is missing: pip install 'tst-titan[pipeline]'", file=sys.stderr)
+        return EXIT_USER_ERROR
     except BrokenPipeError:
         # `tst-titan plan | head`: what is still buffered must not fail once more when Python exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
