@@ -1,8 +1,9 @@
 """Speed of the data path: `python -m benchmarks.data [--output PATH] [--cores N]`.
 
 Reading: windows from memory-mapped shards through lanes, on one core. Tokenizing: the pipeline's own step, from
-compressed documents to shards, against `tokenizers.encode_batch` alone on the same documents and cores. The
-documents are those of installed packages, so nothing has to be built or downloaded first.
+compressed documents to shards, against `tokenizers.encode_batch` alone on the same documents and cores. Accounting
+for records: what the readers need more than datatrove's own, as a share of the step `filter`. The documents are
+those of installed packages, so nothing has to be built or downloaded first.
 """
 
 from __future__ import annotations
@@ -12,21 +13,34 @@ import json
 import os
 import shutil
 import tempfile
+from collections import deque
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from datatrove.data import Document
+from datatrove.pipeline.readers import JsonlReader
 from tokenizers import Tokenizer
 
 from benchmarks import measure
 from benchmarks.measure import Ratio
-from tst_titan.config.corpus import Tokens, TrainTokenizer
+from tst_titan.config.corpus import (
+    Filters,
+    LengthFilter,
+    QualityFilter,
+    RecordSource,
+    RepetitionFilter,
+    Tokens,
+    TrainTokenizer,
+)
 from tst_titan.data.documents import document_writer
+from tst_titan.data.filter import build_filter
 from tst_titan.data.lanes import Lanes
 from tst_titan.data.packages import documents_of, package_files
 from tst_titan.data.pipelines import Pipeline, run_pipeline
+from tst_titan.data.readers import make_reader
+from tst_titan.data.settings import FilterSettings
 from tst_titan.data.shards import ShardFile, TokenStream, storage_dtype
 from tst_titan.data.tokenizer import train_bpe
 from tst_titan.data.tokens import build_tokenize
@@ -146,6 +160,44 @@ def bench_tokenizing(folder: Path, rounds: int, cores: int) -> tuple[list[Ratio]
     return [ratio], {"tokenizing": times}
 
 
+def filter_step(settings: FilterSettings, folder: Path) -> None:
+    """The pipeline's step from JSON lines to filtered documents, afresh."""
+    shutil.rmtree(folder, ignore_errors=True)
+    run_pipeline(Pipeline("filter", 1, partial(build_filter, settings, folder)), folder / "logs", 1)
+
+
+def bench_accounting(folder: Path, rounds: int) -> tuple[list[Ratio], Seconds]:
+    """The step `filter`, with what the readers' accounting adds to reading, over the step without it."""
+    texts = package_texts()
+    (folder / "lines").mkdir()
+    with (folder / "lines" / "a.jsonl").open("w") as file:
+        file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+    source = RecordSource(kind="jsonl", path=str(folder / "lines"))
+    filters = Filters(length=LengthFilter(), quality=QualityFilter(), repetition=RepetitionFilter())
+    settings = FilterSettings(sources=(source,), versions={}, filters=filters, tasks=1)
+    times = measure.interleave(
+        {
+            "datatrove": lambda: deque(JsonlReader(source.path, glob_pattern=source.pattern).run(), 0),
+            "reader": lambda: deque(make_reader(source).run(), 0),
+            "step": partial(filter_step, settings, folder / "filter"),
+        },
+        rounds,
+        CPU,
+    )
+    rows = zip(times["step"], times["reader"], times["datatrove"], strict=True)
+    ratio = measure.ratio(
+        times["step"],
+        [step - (reader - theirs) for step, reader, theirs in rows],
+        group="accounting",
+        name="step / step without it",
+        shape=f"{len(texts):,} documents of JSON lines, 1 core",
+        device=CPU,
+        pages="kept",
+        target="<= 1.02",
+    )
+    return [ratio], {"accounting": times}
+
+
 def main() -> None:
     """Measure, print the ratios, write the JSON."""
     parser = argparse.ArgumentParser(
@@ -158,9 +210,11 @@ def main() -> None:
     measure.set_pages("kept")
     with tempfile.TemporaryDirectory() as name:
         ratios, seconds = bench_reading(Path(name), arguments.rounds)
-        more, tokenizing = bench_tokenizing(Path(name), max(2, arguments.rounds - 1), arguments.cores)
-    measure.write(arguments.output, CPU, ratios + more, seconds | tokenizing)
-    print(measure.table(ratios + more))
+        more, accounting = bench_accounting(Path(name), arguments.rounds)
+        most, tokenizing = bench_tokenizing(Path(name), max(2, arguments.rounds - 1), arguments.cores)
+    ratios += more + most
+    measure.write(arguments.output, CPU, ratios, seconds | accounting | tokenizing)
+    print(measure.table(ratios))
     rates = {key: [TOKENS_A_ROUND / min(t) / 1e6 for t in times.values()] for key, times in seconds.items()}
     print(
         "million tokens a second, best round:",
