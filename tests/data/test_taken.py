@@ -8,8 +8,10 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from tests.data.texts import base_config, build, document, texts_of, write_corpus
+from tst_titan.data.filter import Filter
 from tst_titan.data.manifest import SPLITS, DataManifest
 from tst_titan.data.shards import iterate_documents, verify_shards
+from tst_titan.data.split import Split
 from tst_titan.data.step import load_done
 from tst_titan.data.taken import bytes_of_ids
 from tst_titan.errors import UserError
@@ -106,6 +108,9 @@ def test_files_that_are_held_out_by_name(tmp_path: Path) -> None:
     manifest = build(config(tmp_path, source), tmp_path / "out")
     assert manifest
     check_sums(manifest, tmp_path / "out", train + val)
+    for step in (Filter, Split):
+        line = step.summary(load_done(tmp_path / "out", step.kind.step).counts)
+        assert line.startswith("nothing to ") and line.endswith("the step tokens takes the shards")
     assert read(tmp_path / "out", "heldout") == [each.tolist() for each in val]
     assert read(tmp_path / "out", "train") == [each.tolist() for each in train]  # in their order
     assert (tmp_path / "out" / manifest.train.shards[0].path).resolve() == tmp_path / "in" / "train.bin"

@@ -113,6 +113,8 @@ class Filter(Step[FilterSettings]):
 
     @staticmethod
     def summary(counts: dict[str, Any]) -> str:
+        if not counts["read"]:
+            return "nothing to read: the step tokens takes the shards"
         dropped = ", ".join(f"{sum(v.values()):,} by {k}" for k, v in counts["dropped"].items())
         line = f"{counts['read']:,} documents read, {dropped or 'none'} dropped, {counts['kept']:,} kept"
         for name, account in counts["sources"].items():

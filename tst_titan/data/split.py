@@ -63,6 +63,8 @@ class Split(Step[SplitSettings]):
 
     @staticmethod
     def summary(counts: dict[str, Any]) -> str:
+        if not any(numbers["documents"] for numbers in counts.values()):
+            return "nothing to split: the step tokens takes the shards"
         return ", ".join(f"{sum(v['documents'].values()):,} documents for {k}" for k, v in counts.items())
 
 
