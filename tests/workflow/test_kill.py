@@ -127,7 +127,8 @@ class OnATerminal:
 
         def take_the_terminal() -> None:
             fcntl.ioctl(its_side, termios.TIOCSCTTY, 0)
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run under nohup or &
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run under & or nohup
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
         self.process = subprocess.Popen(
             project.command(*arguments),

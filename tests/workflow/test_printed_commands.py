@@ -104,8 +104,9 @@ def test_tst_titan_takes_it(project, command, monkeypatch):
 @pytest.mark.parametrize("command", _of("python"))
 def test_python_finds_the_module(command):
     words = shlex.split(command)
-    assert words[1] == "-m"
-    if words[2] == "pytest":
+    if words[1] != "-m":
+        assert (REPOSITORY / words[1]).exists()
+    elif words[2] == "pytest":
         paths = [word for word in words[3:] if word.startswith("tests/")]
         assert paths and all((REPOSITORY / path).exists() for path in paths)
     elif words[2] != "venv":

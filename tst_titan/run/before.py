@@ -68,7 +68,8 @@ def warn_of_little_space(results: Path, needed: int) -> None:
 
     Pruning in between may make room, so only a stage whose own do not fit is refused, when its turn comes.
     """
-    free = shutil.disk_usage(results).free
+    there = next(folder for folder in (results, *results.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
     if needed > free:
         print(
             f"{results}: the checkpoints of the stages to train take {in_bytes(needed)}, {in_bytes(free)} are free. "
