@@ -22,6 +22,7 @@ WHERE = (
 )
 # Resources that the executor turns into options of sbatch, and Snakemake's own.
 KNOWN = {
+    "attempt",
     *("_cores", "_nodes", "tmpdir"),
     *("mem", "mem_mb", "mem_mib", "mem_mb_per_cpu", "disk", "disk_mb", "disk_mib"),
     *(
