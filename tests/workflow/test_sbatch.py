@@ -10,6 +10,7 @@ from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 from snakemake_executor_plugin_slurm.utils import set_gres_string
 
 from tests.workflow.project import ProjectCopy
+from tst_titan.run.slurm import KNOWN
 
 # Rules that run where Snakemake runs.
 LOCAL = {"compare", "figures", "tables", "page", "report", "fetch_tasks", "task_items"}
@@ -78,6 +79,7 @@ def requests(project, *targets, config):
     found: dict[str, set[str]] = {}
     done = project.run("-n", "--profile", "slurm", "--cores", "64", *targets, config=config)
     for rule, threads, values in jobs(done.stdout):
+        assert values.keys() <= KNOWN, rule  # the check before submission refuses any other
         if rule not in LOCAL | set(targets):
             found.setdefault(rule, set()).add(sbatch(threads, values))
     return found
