@@ -50,7 +50,7 @@ def experiment(catalog: Catalog, **content):
     # Runs are compared with those before them: none must be a baseline.
     defaults = {"title": "t", "shows": "s", "kind": "feeding"}
     write(catalog.folder / "experiments/e.yaml", {**defaults, **content})
-    return resolve(catalog, "e", "s")
+    return resolve(Catalog(catalog.folder), "e", "s")  # a catalog reads each file once
 
 
 def lineages(runs) -> dict[str, str]:
@@ -450,7 +450,7 @@ class TestAScaleWithOneSize:
         )
         opened = self.open(root, "mine")
         assert opened.experiment_names == ("mine",)
-        assert set(opened.catalog.broken()) == {"broken", "all"} and "broken" not in opened.catalog.targets()
+        assert set(opened.catalog.broken) == {"broken", "all"} and "broken" not in opened.catalog.targets()
         for asked in ("broken", "all"):
             with pytest.raises(UserError, match=r"broken.yaml: (.|\n)*did you mean 'times'"):
                 self.open(root, asked)

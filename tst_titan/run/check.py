@@ -202,7 +202,7 @@ class Check:
 
     def _at(self, scale: str, experiments: tuple[str, ...]) -> Project:
         config = {"scale": scale, "experiments": experiments}
-        return Project(self.root, parse(ProjectConfig, config, "tst-titan check"), experiments)
+        return Project(self.root, self._catalog, parse(ProjectConfig, config, "tst-titan check"), experiments)
 
     def _attribute(self, mistake: str, places: list[tuple[str, str, str]]) -> None:
         names = list(dict.fromkeys(name for name, _, _ in places))

@@ -23,13 +23,15 @@ class Project:
     """Config, catalog and the experiments that this call of Snakemake is about.
 
     Attributes:
-        root: the repository, where configs/ is.
+        root: the repository.
+        catalog: its configs/.
         config: configs/demo.yaml with what the command line changed.
         experiment_names: experiments of the default target, or those that the named targets stand for.
         corpus_names: corpora whose files are targets by themselves.
     """
 
     root: Path
+    catalog: Catalog
     config: ProjectConfig
     experiment_names: tuple[str, ...]
     corpus_names: tuple[str, ...] = ()
@@ -53,13 +55,13 @@ class Project:
         project = catalog.project(config, "config (configs/demo.yaml and --config)")
         known, targets = catalog.targets(), tuple(targets)
         for word in targets:
-            if word in catalog.broken():
-                raise UserError(catalog.broken()[word])
+            if word in catalog.broken:
+                raise UserError(catalog.broken[word])
         asked = [member for word in targets for member in known.get(word, ())]
         names = asked or [member for name in project.experiments for member in catalog.members(name)]
         below = f"{project.results}/data/"
         corpora = {word.removeprefix(below).partition("/")[0] for word in targets if word.startswith(below)}
-        opened = cls(root, project, tuple(dict.fromkeys(names)), tuple(sorted(corpora)))
+        opened = cls(root, catalog, project, tuple(dict.fromkeys(names)), tuple(sorted(corpora)))
         if asked or not set(targets) - {"plan"}:
             for name in opened.experiment_names:
                 opened._experiment_that_fits(name, asked=bool(asked))
@@ -78,8 +80,8 @@ class Project:
         try:
             self.experiment(name)
         except ScaleError as error:
-            names = [name for name in self.catalog.experiments() if name not in self.catalog.broken()]
-            fitting = [each for each in names if self.catalog.members(each) == (each,) and self._fits(each)]
+            alone = (name for name in self.catalog.sound() if self.catalog.members(name) == (name,))
+            fitting = [each for each in alone if self._fits(each)]
             if asked or not fitting:
                 raise
             raise UserError(
@@ -96,11 +98,6 @@ class Project:
     def scale_name(self) -> str:
         """The scale of this call."""
         return self.config.scale
-
-    @cached_property
-    def catalog(self) -> Catalog:
-        """The folder of configs."""
-        return Catalog(self.root / "configs")
 
     def scale(self, name: str | None = None) -> ScaleConfig:
         """A scale's config."""

@@ -9,6 +9,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +89,11 @@ def _typed(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Catalog:
-    """The folder of configs that names refer to, with what was read from it."""
+    """The folder of configs that names refer to, with what was read from it: models and experiments once each."""
 
     folder: Path
     _models: dict[str, ModelConfig] = field(default_factory=dict)
-    _broken: dict[str, str] | None = None
+    _entries: dict[str, ExperimentConfig | Collection] = field(default_factory=dict)
 
     def project(self, content: Mapping[str, Any], source: str) -> ProjectConfig:
         """The project's own settings, checked.
@@ -109,11 +110,14 @@ class Catalog:
 
     def entry(self, name: str) -> ExperimentConfig | Collection:
         """configs/experiments/<name>.yaml: an experiment, or a collection of others."""
-        path = choose_file(self.folder / "experiments", name, "experiment")
-        content = read_yaml(path)
-        if "experiments" in content:
-            return parse(Collection, content, path)
-        return parse(ExperimentConfig, content, path)
+        if name not in self._entries:
+            path = choose_file(self.folder / "experiments", name, "experiment")
+            content = read_yaml(path)
+            if "experiments" in content:
+                self._entries[name] = parse(Collection, content, path)
+            else:
+                self._entries[name] = parse(ExperimentConfig, content, path)
+        return self._entries[name]
 
     def experiment(self, name: str) -> ExperimentConfig:
         """An experiment that has runs, or a corpus, of its own.
@@ -167,9 +171,7 @@ class Catalog:
         """
         names = self.experiments()
         found: dict[str, str] = {}
-        for name in names:
-            if name in self.broken():
-                continue
+        for name in self.sound():
             entry = self.entry(name)
             for table in entry.tables if isinstance(entry, ExperimentConfig) else ():
                 if table in found or table in names:
@@ -194,20 +196,22 @@ class Catalog:
         Without the files that have a mistake: what is not asked for stops nobody.
         """
         owners = self.tables()
-        names = [name for name in self.experiments() if name not in self.broken()]
-        return {name: self.members(owners.get(name, name)) for name in (*names, *owners)}
+        return {name: self.members(owners.get(name, name)) for name in (*self.sound(), *owners)}
 
+    @cached_property
     def broken(self) -> dict[str, str]:
         """Experiments and collections that cannot be read, or hold one that cannot, with the first mistake of each."""
-        if self._broken is None:
-            found = {}
-            for name in self.experiments():
-                try:
-                    self.members(name)
-                except UserError as error:
-                    found[name] = str(error)
-            object.__setattr__(self, "_broken", found)
-        return self._broken or {}
+        found = {}
+        for name in self.experiments():
+            try:
+                self.members(name)
+            except UserError as error:
+                found[name] = str(error)
+        return found
+
+    def sound(self) -> list[str]:
+        """Names of the experiments and collections without a mistake."""
+        return [name for name in self.experiments() if name not in self.broken]
 
 
 def check_name(path: Path) -> None:

@@ -20,6 +20,8 @@ from tst_titan.run.prune import Pruning, check_parents
 from tst_titan.run.upgrade import recognise_format_1
 
 ROOT = Path(workflow.basedir)
+# lm-eval definitions of the project's own.
+TASKS = ROOT / "configs" / "tasks"
 # The command line as Snakemake's own parser reads it: `workflow` does not know its targets yet. Jobs have none.
 ASKED = get_argument_parser().parse_known_args(
     sys.argv[1:] if workflow.is_main_process else []
@@ -76,13 +78,13 @@ try:
     # run must not reach a job that was planned before.
     if workflow.is_main_process:
         recognise_format_1(PROJECT.stages, Path(PROJECT.results))
-        for _name, _mistake in PROJECT.catalog.broken().items():
+        for _name, _mistake in PROJECT.catalog.broken.items():
             print(f"{_name} cannot be asked for: {_mistake}", file=sys.stderr)
     if workflow.is_main_process and "plan" not in ASKED.targets:
         PROJECT.render()
         write_specs(PROJECT)
         if not ONLY_ASKED:
-            refuse_unknown(PROJECT.tasks(), [ROOT / "configs" / "tasks"])
+            refuse_unknown(PROJECT.tasks(), [TASKS])
             check_parents(PROJECT.stages, Path(PROJECT.results))
 except UserError as error:
     raise WorkflowError(str(error)) from None
