@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tst_titan.evaluate.harness import load_tasks, task_manager
+from tst_titan.evaluate.harness import add_arguments_of_a_task, parts_of
 from tst_titan.files import write_if_changed
 
 
@@ -31,10 +31,6 @@ def fetch(task: str, folders: list[Path]) -> dict[str, Any]:
     import datasets
     import lm_eval
 
-    manager = task_manager([task], folders)
-    parts: list[Any] = []
-    for found in load_tasks(manager, [task]):
-        parts += found.get_all_tasks() if hasattr(found, "get_all_tasks") else [found]
     return {
         "task": task,
         "parts": {
@@ -44,7 +40,7 @@ def fetch(task: str, folders: list[Path]) -> dict[str, Any]:
                 "dataset_name": part.DATASET_NAME,
                 "items": len(part.eval_docs),
             }
-            for part in parts
+            for part in parts_of(task, folders)
         },
         "cache": str(datasets.config.HF_DATASETS_CACHE),
         "lm_eval_version": lm_eval.__version__,
@@ -53,11 +49,7 @@ def fetch(task: str, folders: list[Path]) -> dict[str, Any]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``tst-titan evaluate fetch``."""
-    parser.add_argument("--task", required=True, help="name of a task, group or tag")
-    parser.add_argument(
-        "--task-folder", type=Path, action="append", default=[], help="folder of lm-eval YAML"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="JSON that says what was fetched")
+    add_arguments_of_a_task(parser, "JSON that says what was fetched")
     parser.set_defaults(run=run)
 
 

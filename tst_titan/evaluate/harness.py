@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import os
 import re
@@ -26,6 +27,12 @@ _WORD = re.compile(rb"""[^\s"',\[\]{}]+""")
 def go_offline() -> None:
     """Let no library wait for a network; has no effect on those already imported."""
     os.environ |= {"HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def definition_of(task: str, folder: Path) -> list[str]:
+    """The file that defines a task of one's own, as a rule's input; none for the harness's."""
+    path = folder / f"{task}.yaml"
+    return [str(path)] if path.is_file() else []
 
 
 def task_manager(tasks: Sequence[str], folders: Sequence[Path]) -> Any:
@@ -117,3 +124,28 @@ def load_tasks(manager: Any, tasks: Sequence[str]) -> list[Any]:
             raise UserError(f"task {task}: its data is not at hand: {error}\n{FETCH_HINT}") from error
         loaded += [found["groups"][task]] if task in found["groups"] else list(found["tasks"].values())
     return loaded
+
+
+def parts_of(task: str, folders: Sequence[Path]) -> list[Any]:
+    """The task objects behind a name, with their data: of a group or tag those of all its tasks.
+
+    Args:
+        task: name of a task, group or tag.
+        folders: folders with lm-eval YAML of one's own.
+
+    Raises:
+        UserError: the task is unknown or its data is not at hand.
+    """
+    parts: list[Any] = []
+    for found in load_tasks(task_manager([task], folders), [task]):
+        parts += found.get_all_tasks() if hasattr(found, "get_all_tasks") else [found]
+    return parts
+
+
+def add_arguments_of_a_task(parser: argparse.ArgumentParser, written: str) -> None:
+    """The arguments of a command that reads one task and writes ``--out``."""
+    parser.add_argument("--task", required=True, help="name of a task, group or tag")
+    parser.add_argument(
+        "--task-folder", type=Path, action="append", default=[], help="folder of lm-eval YAML"
+    )
+    parser.add_argument("--out", type=Path, required=True, help=written)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tst_titan.evaluate.harness import load_tasks, task_manager
+from tst_titan.evaluate.harness import add_arguments_of_a_task, parts_of
 from tst_titan.files import write_atomically
 
 
@@ -23,12 +23,11 @@ def item_texts(task: str, folders: list[Path]) -> Iterator[str]:
     Raises:
         UserError: the task is unknown or its data is not at hand.
     """
-    for found in load_tasks(task_manager([task], folders), [task]):
-        for part in found.get_all_tasks() if hasattr(found, "get_all_tasks") else [found]:
-            part.set_config(key="num_fewshot", value=0)
-            part.build_all_requests()
-            for instance in part.instances:
-                yield "".join(text for text in _with_answer(part, instance) if isinstance(text, str))
+    for part in parts_of(task, folders):
+        part.set_config(key="num_fewshot", value=0)
+        part.build_all_requests()
+        for instance in part.instances:
+            yield "".join(text for text in _with_answer(part, instance) if isinstance(text, str))
 
 
 def _with_answer(part: Any, instance: Any) -> tuple[Any, ...]:
@@ -40,11 +39,7 @@ def _with_answer(part: Any, instance: Any) -> tuple[Any, ...]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``tst-titan evaluate items``."""
-    parser.add_argument("--task", required=True, help="name of a task, group or tag")
-    parser.add_argument(
-        "--task-folder", type=Path, action="append", default=[], help="folder of lm-eval YAML"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="JSON lines, a text each")
+    add_arguments_of_a_task(parser, "JSON lines, a text each")
     parser.set_defaults(run=run)
 
 

@@ -7,6 +7,7 @@ survive. The inputs config/<step>.yaml are rendered when the workflow is read, a
 
 from tst_titan.config.corpus import load_corpus
 from tst_titan.data.settings import SETTINGS
+from tst_titan.evaluate.harness import definition_of
 
 DATA = RESULTS + "/data/{corpus}"
 DATA_DONE = {
@@ -55,11 +56,7 @@ localrules:
 
 rule task_items:
     input:
-        own=lambda w: [
-            str(path)
-            for path in [ROOT / "configs" / "tasks" / f"{w.task}.yaml"]
-            if path.is_file()
-        ],
+        own=lambda w: definition_of(w.task, ROOT / "configs" / "tasks"),
     output:
         RESULTS + "/tasks/{task}.items.jsonl",
     log:

@@ -1,10 +1,11 @@
 """After training: export, held-out loss, tasks."""
 
+from tst_titan.evaluate.harness import definition_of
+
 STAGE = RESULTS + "/train/{recipe}/{lineage}"
 EXPORT = RESULTS + "/export/{recipe}/{lineage}"
 EVALUATE = RESULTS + "/evaluate/{recipe}/{lineage}"
-# lm-eval definitions of the project's own; this one gets its items from the corpus, the others from where they say.
-TASKS = ROOT / "configs" / "tasks"
+# The task of the project's own that gets its items from the corpus; the others get them from where they say.
 LOCAL_TASK = "heldout_continuation"
 # No parameter by default: what is exported already is not exported again.
 DTYPE = PROJECT.config.export_dtype
@@ -126,9 +127,7 @@ rule local_task:
 
 rule fetch_tasks:
     input:
-        own=lambda w: [
-            str(path) for path in [TASKS / f"{w.task}.yaml"] if path.is_file()
-        ],
+        own=lambda w: definition_of(w.task, TASKS),
     output:
         RESULTS + "/tasks/{task}.json",
     log:
