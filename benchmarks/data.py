@@ -57,6 +57,9 @@ CPU = torch.device("cpu")
 Seconds = dict[str, dict[str, list[float]]]
 
 
+cpu_ratio = partial(measure.ratio, device=CPU, pages="kept")
+
+
 def read_round(lanes: Lanes, length: int) -> None:
     """Read about TOKENS_A_ROUND tokens, window after window."""
     position = 0
@@ -86,7 +89,7 @@ def bench_reading(folder: Path, rounds: int) -> tuple[list[Ratio], Seconds]:
         )
         seconds[f"reading {name}"] = times
         unit = [TOKENS_A_ROUND / READ_TARGET] * rounds
-        ratio = partial(measure.ratio, group=f"reading {name}", device=CPU, pages="kept")
+        ratio = partial(cpu_ratio, group=f"reading {name}")
         wide_shape, demo_shape = f"{LANES} x {SEQUENCE_LENGTH}", f"{DEMO_LANES} x 8 x {DEMO_LENGTH}"
         ratios += [
             ratio(unit, times["s=1"], name="over 20 M tokens/s", shape=wide_shape, target=">= 1"),
@@ -147,14 +150,12 @@ def bench_tokenizing(folder: Path, rounds: int, cores: int) -> tuple[list[Ratio]
         {"encode_batch": partial(encode_alone, tokenizer, texts), "step": step}, rounds, CPU
     )
     size = sum(len(text.encode()) for text in texts)
-    ratio = measure.ratio(
+    ratio = cpu_ratio(
         times["encode_batch"],
         times["step"],
         group="tokenizing",
         name="rate of the step / encode_batch",
         shape=f"{size / 1e6:.0f} MB, {cores} cores",
-        device=CPU,
-        pages="kept",
         target=">= 0.7",
     )
     return [ratio], {"tokenizing": times}
@@ -185,14 +186,12 @@ def bench_accounting(folder: Path, rounds: int) -> tuple[list[Ratio], Seconds]:
         CPU,
     )
     rows = zip(times["step"], times["reader"], times["datatrove"], strict=True)
-    ratio = measure.ratio(
+    ratio = cpu_ratio(
         times["step"],
         [step - (reader - theirs) for step, reader, theirs in rows],
         group="accounting",
         name="step / step without it",
         shape=f"{len(texts):,} documents of JSON lines, 1 core",
-        device=CPU,
-        pages="kept",
         target="<= 1.02",
     )
     return [ratio], {"accounting": times}

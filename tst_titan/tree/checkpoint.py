@@ -107,6 +107,5 @@ def set_aside(checkpoint: Path) -> Path:
 
 
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(
-        min(16, 2 * (os.cpu_count() or 1))
-    )  # reading and hashing release the interpreter
+    # Reading and hashing release the interpreter.
+    return ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1)))
