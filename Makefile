@@ -1,5 +1,7 @@
 # make demo   set everything up, run the whole DAG on the `cpu` scale; it ends with what was found and the page's path
 #             TORCH=cpu takes PyTorch's build without CUDA, PYTHON=python3.12 another Python than the newest
+# make results  run the paper at the scale of configs/results.yaml and keep each finished experiment in docs/results/;
+#             TARGET=figure_3a: that one; it first says what it would take
 # make test   set everything up if needed, run the whole test suite
 # make plan   what a target costs, before anything runs: make plan TARGET=figure_3a SCALE=paper MFU=0.4 PEAK=989 [JSON=1]
 # make test-slurm  real jobs on a private two-node Slurm, up to a quarter of an hour (docs/slurm.md)
@@ -21,7 +23,7 @@ RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # `make status | head`: a reader that leaves early (141) is no failure.
 WHOLE := || [ $$? -eq 141 ]
 
-.PHONY: demo plan test test-slurm status lint format bench lock setup clean
+.PHONY: demo results plan test test-slurm status lint format bench lock setup clean
 
 setup: $(READY)
 
@@ -38,6 +40,9 @@ $(READY): envs/requirements.txt pyproject.toml
 
 demo: $(READY)
 	$(RUN) snakemake --cores $(CORES)
+
+results: $(READY)
+	$(RUN) tst-titan results $(TARGET) --cores $(CORES)
 
 plan: $(READY)
 	@$(RUN) tst-titan plan $(TARGET) $(if $(SCALE),--scale $(SCALE)) $(if $(MFU),--mfu $(MFU)) \

@@ -79,3 +79,13 @@ def test_a_table_aligns_words_left_and_numbers_right() -> None:
         "  longer        2   10.25",
     ]
     assert text_table(["run", "steps"], []).splitlines()[0].split() == ["run", "steps"]
+
+
+def test_columns_that_do_not_fit_go_below_with_the_first_one_again():
+    wide = text_table(
+        ["run", "steps", "loss"], [["tst", "1,000", "2.5"], ["baseline", "20", "3.25"]], width=24
+    )
+    first, second = wide.split("\n\n")
+    assert [line.split() for line in first.splitlines()[2:]] == [["tst", "1,000"], ["baseline", "20"]]
+    assert [line.split() for line in second.splitlines()[2:]] == [["tst", "2.5"], ["baseline", "3.25"]]
+    assert max(map(len, wide.splitlines())) <= 24

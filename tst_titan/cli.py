@@ -45,6 +45,9 @@ COMMANDS = {
     "evaluate": Command("tst_titan.evaluate", "measure an exported model: held-out loss, tasks"),
     # Compare and report.
     "report": Command("tst_titan.report.command", "figures, pages, tables, and what experiments found"),
+    "results": Command(
+        "tst_titan.report.publish", "run experiments and keep what they found in docs/results"
+    ),
     # The paper.
     "recommend": Command("tst_titan.paper.recommend", "choose s and r for a budget"),
 }

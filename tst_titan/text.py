@@ -101,17 +101,34 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def text_table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
+def text_table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1, width: int | None = None
+) -> str:
     """A table for a terminal: the first ``words`` columns to the left, numbers to the right, a rule below the heads.
 
-    Spaces at the start of a cell indent it.
+    Spaces at the start of a cell indent it. Columns beyond ``width`` characters go into a further table below, which
+    begins with the same ``words`` columns.
     """
+    lines = [list(row) for row in rows]
+    sizes = [max(map(len, column)) + 4 for column in zip(heads, *lines, strict=True)]
+    first, blocks = sum(sizes[:words]), [list(range(words))]
+    for column in range(words, len(heads)):
+        used = first + sum(sizes[each] for each in blocks[-1][words:])
+        if width is not None and len(blocks[-1]) > words and used + sizes[column] > width:
+            blocks.append(list(range(words)))
+        blocks[-1].append(column)
+    return "\n\n".join(
+        _one_table([heads[i] for i in block], [[line[i] for i in block] for line in lines], words)
+        for block in blocks
+    )
+
+
+def _one_table(heads: Sequence[str], lines: Sequence[Sequence[str]], words: int) -> str:
     from tabulate import (
         tabulate,  # here: benchmarks of superposition import this module where there is only torch
     )
 
     aligned = ["left" if column < words else "right" for column in range(len(heads))]
-    lines = [list(row) for row in rows]
     text = tabulate(
         lines, heads, "simple", disable_numparse=True, preserve_whitespace=True,
         colalign=aligned if lines else None,

@@ -25,7 +25,7 @@ def test_every_number_of_a_run_gap_and_sentence_is_printed(
     printed = capsys.readouterr().out
     rows = {row.name: row for row in run_table(results).rows if row.kind == "run"}
     for run in results.runs:
-        (line,) = (line for line in printed.splitlines() if line.startswith(rows[run.name].head + "  "))
+        line = "".join(line for line in printed.splitlines() if line.startswith(rows[run.name].head + "  "))
         assert (
             number_text(results.metrics(run.name)["final_bag_loss" if run.bag_loss_only else "final_loss"])
             in line

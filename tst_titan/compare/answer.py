@@ -60,11 +60,11 @@ def _findings(results: Results) -> list[Finding]:
         name = pair[1].name
         if name not in nearest or distance(pair) < distance(nearest[name]):
             nearest[name] = pair
-    found = (_finding(results, *pair) for pair in nearest.values())
+    found = (finding(results, *pair) for pair in nearest.values())
     return [finding for finding in found if finding is not None]
 
 
-def _finding(results: Results, reference: RunFacts, run: RunFacts) -> Finding | None:
+def finding(results: Results, reference: RunFacts, run: RunFacts) -> Finding | None:
     """None where the two have no loss in common."""
     for metric, unit in (("heldout_nats_per_token", _HELDOUT), ("final_loss", _TRAINING)):
         variants = {"group": run.group, "run": run.label, "reference": reference.label}

@@ -159,6 +159,16 @@ class TableSpec(Strict):
     metric: str = Field(description="name in table.csv, e.g. final_loss or accuracy/piqa")
 
 
+class Claim(Strict):
+    """What the paper found, and the runs whose final losses show whether it comes out here."""
+
+    says: str = Field(description="the paper's finding in a sentence, with its numbers")
+    ends: Literal["lower", "higher", "not_higher"] = Field(
+        "lower", description="how each run ends, against the other"
+    )
+    runs: dict[str, str] = Field({}, description="run: the run that it is held against; none for a grid's")
+
+
 class ExperimentConfig(Strict):
     """The runs of one figure or table and how they are compared."""
 
@@ -181,6 +191,18 @@ class ExperimentConfig(Strict):
         (), description="a grid's metrics, in order; accuracy is every task; default all there are"
     )
     tables: dict[str, TableSpec] = Field({}, description="tables of the paper that are read from the runs")
+    claims: tuple[Claim, ...] = Field(
+        (), description="what the paper found; docs/results says whether it comes out"
+    )
+
+    @model_validator(mode="after")
+    def _claims_name_runs(self) -> ExperimentConfig:
+        named = {name for claim in self.claims for pair in claim.runs.items() for name in pair}
+        if lacking := sorted(named - self.runs.keys()):
+            raise ValueError(
+                f"claims: {lacking[0]!r} is no run of this experiment: {', '.join(self.runs) or 'none'}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_something(self) -> ExperimentConfig:
@@ -304,8 +326,9 @@ class ProjectConfig(Strict):
     experiments: tuple[str, ...] = Field(
         description="names of files in configs/experiments, for the default target"
     )
-    seeds: PositiveInt | None = Field(
-        None, description="make every run over this many seeds, whatever experiments and scale say"
+    seeds: PositiveInt | dict[str, PositiveInt] | None = Field(
+        None,
+        description="make every run over this many seeds, whatever experiments and scale say; or experiment: number",
     )
     results: Annotated[str, AfterValidator(_plain_path)] = Field(
         "results", description="folder for everything that is produced"
@@ -317,6 +340,10 @@ class ProjectConfig(Strict):
     keep_checkpoints: KeepCheckpoints = Field("all", description="what `snakemake prune` leaves")
     plan: PlanConfig = PlanConfig()
     comparison: ComparisonOptions = ComparisonOptions()
+
+    def seeds_of(self, experiment: str) -> int | None:
+        """Number of seeds of an experiment; None leaves it to its file and the scale."""
+        return self.seeds.get(experiment) if isinstance(self.seeds, dict) else self.seeds
 
     @field_validator("experiments", mode="before")
     @classmethod

@@ -23,6 +23,7 @@ from tst_titan.text import GAP, text_table, value_text
 
 _BAG_SIZE = "bag_size"
 _REPEATS = {"unique_data_tokens": "data_tokens", "device_hours": "hours"}
+WIDTH = 110
 _WINNERS = {"run": "run ahead", "reference": "reference ahead"}
 _PAIR_HEADS = {
     "equal_flops": "Equal FLOPs", "equal_data": "Equal data", "equal_loss": "Equal loss: speed-up",
@@ -120,7 +121,7 @@ def run_text(experiment: Results) -> str:
         ]
         for row in table.rows
     ]
-    lines = [text_table(["run", *table.heads], rows)]
+    lines = [text_table(["run", *table.heads], rows, width=WIDTH)]
     lines += [f"[{number}] {reason}" for number, reason in enumerate(table.reasons, 1)]
     return "\n".join([*lines, "", "From:", *(f"  {run.name}: {run.manifest}" for run in experiment.runs)])
 

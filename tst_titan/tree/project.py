@@ -110,7 +110,7 @@ class Project:
         """A resolved experiment, with this project's W&B mode in its run-time configs."""
         key = (name, scale or self.scale_name)
         if key not in self._experiments:
-            experiment = resolve(self.catalog, *key, self.config.seeds)
+            experiment = resolve(self.catalog, *key, self.config.seeds_of(name))
             runs = tuple(self._with_wandb(run) for run in experiment.runs)
             self._experiments[key] = replace(experiment, runs=runs)
         return self._experiments[key]
