@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 # Shared code, and the record of what was tried, which is run by hand.
-_NOT_SUITES = {"__init__", "__main__", "measure", "superposition_variants"}
+_NOT_SUITES = {"__init__", "__main__", "measure", "plain", "superposition_variants"}
 LOGS = Path("results/bench")
 
 
