@@ -281,7 +281,7 @@ class HeldoutConfig(Strict):
     every: PositiveInt | None = Field(
         None,
         description="steps between measurements, besides the first and the last of a stage and those that follow a "
-        "switch closely; default a 25th of the size's shortest length",
+        "switch closely; default a 20th of the size's shortest length",
     )
 
 
