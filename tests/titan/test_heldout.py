@@ -107,7 +107,7 @@ def test_the_last_measurements_are_what_the_exported_models_have(chain, tmp_path
     """Tokens by the final evaluation, bags by the paper's formulas in float64."""
     for folder in chain:
         exported = tmp_path / folder.path.name
-        assert cli.main(["export", str(folder.path), "--out", str(exported)]) == 0
+        assert cli.main(["export", str(folder.path), str(exported)]) == 0
         found, _ = evaluate(exported, folder.data_manifest, 16, limit=5985)
         last = lines(folder)[-1]
         assert last["token_loss"] == pytest.approx(found["nats_per_token"], rel=1e-5)

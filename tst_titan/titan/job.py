@@ -100,7 +100,8 @@ class Job:
             training=TrainingConfig(
                 local_batch_size=self._micro_batch() * stage.sequences_per_lane,
                 global_batch_size=stage.data.batch_sequences * stage.sequences_per_lane,
-                seq_len=stage.latents_per_sequence,
+                # Positions of the rotary caches: held-out windows are as long as data sequences, bags or not.
+                seq_len=stage.data.sequence_length,
                 max_norm=stage.optimizer.max_gradient_norm,
                 steps=stage.end_step,
                 dtype="float32",
