@@ -37,6 +37,11 @@ def results(tmp_path_factory):
     return folder
 
 
+def tree_of(results, **given) -> Tree:
+    """Stages that measure 38 held-out windows: no multiple of the windows in a pass."""
+    return Tree(results, runtime={"heldout": {"tokens": 608}}, **given)
+
+
 def train_both_phases(tree: Tree, **switch):
     bag = tree.stage("bag4-4")
     token = tree.stage("bag4-4/token-8", **switch)
@@ -49,7 +54,7 @@ def train_both_phases(tree: Tree, **switch):
 def one_process(results):
     """Bag stage and token stage on a single process, for each model."""
     return {
-        name: train_both_phases(Tree(results, model=model, recipe=f"one-{name}"))
+        name: train_both_phases(tree_of(results, model=model, recipe=f"one-{name}"))
         for name, model in MODELS.items()
     }
 
@@ -76,6 +81,11 @@ def assert_same(found, expected):
         if reference.stage.model.moe is not None:
             # One latent in sixty-four may go to another expert where two are nearly alike.
             np.testing.assert_allclose(expert_loads(ours), expert_loads(reference), atol=1 / 64)
+        for measured, expected_one in zip(ours.heldout.read(), reference.heldout.read(), strict=True):
+            assert measured["windows"] == pytest.approx(expected_one["windows"], rel=1e-3, abs=1e-4)
+            for key in ("token_loss", "bag_loss"):
+                assert measured[key] == pytest.approx(expected_one[key], rel=1e-4)
+            assert measured["step"] == expected_one["step"] and len(measured["windows"]) == 38
         ours_tensors, reference_tensors = final_tensors(ours), final_tensors(reference)
         assert ours_tensors.keys() == reference_tensors.keys()
         for name, tensor in reference_tensors.items():
@@ -91,7 +101,7 @@ def assert_same(found, expected):
 
 def spread(results, layout) -> Tree:
     model, ranks, parallel = LAYOUTS[layout]
-    tree = Tree(results, model=MODELS[model], recipe=layout)
+    tree = tree_of(results, model=MODELS[model], recipe=layout)
     return tree.with_runtime(processes_per_node=ranks, parallel=parallel)
 
 
@@ -103,13 +113,13 @@ def test_several_ranks_equal_one(results, one_process, layout):
 
 def test_parts_start_anew_alike_on_one_rank_and_on_two(results):
     anew = {"handover": {"reinitialize": ["embedding", "lm_head"]}}
-    one = train_both_phases(Tree(results, model=DENSE, recipe="anew-one"), **anew)
-    two = Tree(results, model=DENSE, recipe="anew-two").with_runtime(processes_per_node=2)
+    one = train_both_phases(tree_of(results, model=DENSE, recipe="anew-one"), **anew)
+    two = tree_of(results, model=DENSE, recipe="anew-two").with_runtime(processes_per_node=2)
     assert_same(train_both_phases(two, **anew), one)
 
 
 def test_experts_spread_over_two_ranks_continue_on_one(results, one_process):
-    two = Tree(results, model=MOE, recipe="two-then-one")
+    two = tree_of(results, model=MOE, recipe="two-then-one")
     bag = two.with_runtime(processes_per_node=2, parallel={"shard": 2, "expert": 2}).stage("bag4-4")
     train(bag)
     token = two.stage("bag4-4/token-8")
@@ -119,7 +129,7 @@ def test_experts_spread_over_two_ranks_continue_on_one(results, one_process):
 
 
 def test_the_number_of_ranks_may_change_between_stages_and_after_a_crash(results, one_process):
-    tree = Tree(results, model=DENSE, recipe="one-then-two")
+    tree = tree_of(results, model=DENSE, recipe="one-then-two")
     bag = tree.stage("bag4-4")
     train(bag)
     two = tree.with_runtime(processes_per_node=2)
@@ -142,7 +152,9 @@ def test_the_number_of_ranks_may_change_between_stages_and_after_a_crash(results
 
 
 def test_chunked_loss_and_micro_batches_change_nothing(results, one_process):
-    tree = Tree(results, model=DENSE, recipe="chunked").with_runtime(loss_chunks=4, micro_batch_sequences=2)
+    tree = tree_of(results, model=DENSE, recipe="chunked").with_runtime(
+        loss_chunks=4, micro_batch_sequences=2
+    )
     assert_same(train_both_phases(tree), one_process["dense"])
 
 

@@ -77,7 +77,7 @@ def test_running(stage, writer):
     # 6 steps of 64 latents are left, at 32 a second.
     assert status.state == "running" and status.seconds_left == 12
     assert status.device_hours == 4
-    assert status.cells()[2:8] == ["6/12", "2.5000", "64", "40.0%", "0:12", "1"]
+    assert status.cells()[2:9] == ["6/12", "2.5000", "", "64", "40.0%", "0:12", "1"]
     with pytest.raises(UserError, match="another process is training"), sole_writer(stage):
         pass
 

@@ -258,6 +258,17 @@ class SizeConfig(Strict):
     trunks: Trunks | None = None
     runtime: RuntimeConfig | None = Field(None, description="instead of the scale's runtime, for this size")
 
+    def with_heldout_interval(self, runtime: RuntimeConfig) -> RuntimeConfig:
+        """A run-time config whose stages measure the held-out loss at 20 logged steps of its shortest runs, and more.
+
+        The interval depends on the size alone, so that runs measure at the same steps where they share stages.
+        """
+        if runtime.heldout is None or runtime.heldout.every is not None:
+            return runtime
+        every = min(self.steps.values()) // 20
+        every = max(every // runtime.log_every * runtime.log_every, 1)
+        return runtime.model_copy(update={"heldout": runtime.heldout.model_copy(update={"every": every})})
+
     @model_validator(mode="after")
     def _trunks_have_lengths(self) -> SizeConfig:
         lacking = sorted(set(self.trunks.lengths) - set(self.steps)) if self.trunks else []

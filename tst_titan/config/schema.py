@@ -270,6 +270,21 @@ class ParallelConfig(Strict):
     pipeline: PositiveInt = Field(1, description="pipeline parallel degree")
 
 
+class HeldoutConfig(Strict):
+    """Held-out loss during training: of which part of the hold-out, and how often."""
+
+    tokens: PositiveInt | None = Field(
+        None,
+        description="held-out tokens to score, in windows spread evenly over the hold-out; more than there are is "
+        "refused. Default as many as cost about 5 % of the training's time, a million or the hold-out at most",
+    )
+    every: PositiveInt | None = Field(
+        None,
+        description="steps between measurements, besides the first and the last of a stage and those that follow a "
+        "switch closely; default a 20th of the size's shortest length",
+    )
+
+
 # Where `cpu_threads` turns from one to all cores. By size, not by a measurement at the start: results differ in the
 # last bit between numbers of threads, and a stage must resume with the number that it began with. The bound itself is
 # a guess between the demo's models of 0.2 to 0.9 million, which one thread serves best, and those worth a machine.
@@ -310,6 +325,9 @@ class RuntimeConfig(Strict):
         300, description="how long before the end of that time a job is asked for a checkpoint; 0: not"
     )
     log_every: PositiveInt = Field(10, description="steps between lines of metrics.jsonl")
+    heldout: HeldoutConfig | None = Field(
+        HeldoutConfig(), description="held-out loss during training; null does not measure it"
+    )
     checkpoint_every: PositiveInt = Field(500, description="steps between checkpoints")
     keep_last_checkpoints: Annotated[Int, Field(ge=2)] = Field(
         2, description="checkpoints kept inside a stage"

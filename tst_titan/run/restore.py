@@ -13,7 +13,7 @@ from tst_titan.files import read_json
 from tst_titan.run import launch
 from tst_titan.tree.folder import StageFolder
 
-KEPT = ("metrics.jsonl", "manifest.json")  # in the order in which they are put back
+KEPT = ("metrics.jsonl", "heldout.jsonl", "manifest.json")  # in the order in which they are put back
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +92,7 @@ def _put_back(folder: StageFolder) -> None:
 def _train_again(folder: StageFolder) -> int:
     backup = _backup(folder)
     for name in KEPT:
-        if not (backup / name).exists():
+        if (folder.path / name).exists() and not (backup / name).exists():
             backup.mkdir(parents=True, exist_ok=True)
             # With its time: snakemake must not take what follows for outdated.
             shutil.copy2(folder.path / name, backup / f".{name}")

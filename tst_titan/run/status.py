@@ -21,7 +21,19 @@ from tst_titan.text import clock, text_table
 from tst_titan.tree.folder import StageFolder
 
 SECONDS_TO_START = 180
-COLUMNS = ("stage", "state", "step", "loss", "tokens/s", "MFU", "left", "attempt", "job", "device-h")
+COLUMNS = (
+    "stage",
+    "state",
+    "step",
+    "loss",
+    "held-out",
+    "tokens/s",
+    "MFU",
+    "left",
+    "attempt",
+    "job",
+    "device-h",
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,7 @@ class StageStatus:
     Attributes:
         state: finished, running, starting, stopped (goes on at the next start), died, failed, given up, or waiting.
         line: last line of metrics.jsonl, if any.
+        heldout: loss of next-token prediction on held-out windows when it was last measured, in nats per token.
         device_hours: training time the number of devices, of the steps that count.
     """
 
@@ -39,6 +52,7 @@ class StageStatus:
     step: int
     end_step: int
     line: dict[str, Any] | None
+    heldout: float | None
     seconds_left: float | None
     attempt: int
     job: str
@@ -64,6 +78,7 @@ class StageStatus:
             step=step,
             end_step=stage.end_step,
             line=line,
+            heldout=(folder.heldout.last() or {}).get("token_loss"),
             seconds_left=left,
             attempt=noted["count"],
             job=str(last.get("slurm_job") or last.get("host") or ""),
@@ -80,6 +95,7 @@ class StageStatus:
             self.state,
             f"{self.step:,}/{self.end_step:,}",
             f"{line['loss']:.4f}" if line else "",
+            "" if self.heldout is None else f"{self.heldout:.4f}",
             f"{speed:,.0f}" if speed is not None else "",
             f"{mfu:.1%}" if mfu is not None else "",
             "" if self.seconds_left is None else clock(self.seconds_left),
@@ -92,7 +108,12 @@ class StageStatus:
         """One line for someone who follows."""
         cells = dict(zip(COLUMNS, self.cells(), strict=True))
         text = f"{self.title}  {self.state}  step {cells['step']}"
-        for key, words in (("loss", "loss {}"), ("tokens/s", "{} data tokens/s"), ("MFU", "MFU {}")):
+        for key, words in (
+            ("loss", "loss {}"),
+            ("held-out", "held-out {}"),
+            ("tokens/s", "{} data tokens/s"),
+            ("MFU", "MFU {}"),
+        ):
             text += f"  {words.format(cells[key])}" if cells[key] else ""
         return text + (f"  left {cells['left']}" if cells["left"] else "")
 

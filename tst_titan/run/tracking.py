@@ -34,7 +34,16 @@ from tst_titan.tree.folder import StageFolder
 
 AXES = ("step", "latents", "data_tokens", "flops", "hours", "device_hours")
 SPEEDS = ("latents_per_second", "data_tokens_per_second", "mfu")
-VALUES = ("loss", "grad_norm", "lr", "bag_size", "peak_memory_gib", *SPEEDS)
+VALUES = (
+    "loss",
+    "heldout_loss",
+    "heldout_bag_loss",
+    "grad_norm",
+    "lr",
+    "bag_size",
+    "peak_memory_gib",
+    *SPEEDS,
+)
 PROJECT = "tst-titan"
 SECONDS_BETWEEN_READS = 5.0
 SECONDS_TO_START = 30.0

@@ -22,9 +22,11 @@ from torchtitan.tools.utils import get_peak_flops
 
 from tst_titan.config.parallel import data_parallel_ranks
 from tst_titan.config.schema import RuntimeConfig, StageConfig
+from tst_titan.data.manifest import load_manifest
 from tst_titan.superposition import LOSSES
 from tst_titan.titan import cpu
 from tst_titan.titan.checkpoints import StageCheckpoints
+from tst_titan.titan.heldout import HeldoutLoss
 from tst_titan.titan.initialization import draw_whole_tensors
 from tst_titan.titan.loader import LaneLoader, NoTokenizer
 from tst_titan.titan.metrics import ExpertLoad, StageMetrics
@@ -33,6 +35,7 @@ from tst_titan.titan.schedule import scheduler_config
 from tst_titan.titan.superposition import Superposition, superpose
 from tst_titan.titan.trainer import StageTrainer
 from tst_titan.tree.folder import StageFolder
+from tst_titan.tree.heldout import measured_at, tokens_to_score
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ class Job:
             training=TrainingConfig(
                 local_batch_size=self._micro_batch() * stage.sequences_per_lane,
                 global_batch_size=stage.data.batch_sequences * stage.sequences_per_lane,
-                seq_len=stage.latents_per_sequence,
+                # Positions of the rotary caches: held-out windows are as long as data sequences, bags or not.
+                seq_len=stage.data.sequence_length,
                 max_norm=stage.optimizer.max_gradient_norm,
                 steps=stage.end_step,
                 dtype="float32",
@@ -112,7 +116,7 @@ class Job:
                 train_timeout_seconds=runtime.train_timeout_s,
                 trace_buf_size=0 if on_cpu else 20000,
             ),
-            validator=Validator.Config(enable=False),
+            validator=self._heldout(),
             debug=DebugConfig(
                 seed=stage.seed,
                 deterministic=on_cpu or runtime.deterministic,
@@ -170,6 +174,30 @@ class Job:
             flops_per_latent=self.flops_per_latent,
             expected_first_loss=self._expected_first_loss(),
             peak_flops=self._peak_flops(),
+        )
+
+    def _heldout(self) -> Validator.Config:
+        folder, stage, config = self.folder, self.stage, self.runtime.heldout
+        tokens = 0
+        if config is not None:
+            tokens = tokens_to_score(config, stage, load_manifest(folder.data_manifest).heldout.tokens)
+        if config is None or not tokens:
+            return Validator.Config(enable=False)
+        before = folder.parent.stage.superposition if folder.parent else stage.superposition
+        last = folder.parent.heldout.last() if folder.parent else None
+        return HeldoutLoss.Config(
+            enable=True,
+            steps=1,  # of torchtitan's own loop, which has no part in it
+            stage=stage,
+            manifest=str(folder.data_manifest),
+            path=str(folder.heldout.path),
+            tokens=tokens,
+            points=measured_at(stage.start_step, stage.end_step, config.every, before != stage.superposition),
+            known=last is not None
+            and (last["step"], last["tokens"]) == (stage.start_step, tokens)
+            and not (stage.handover and stage.handover.reinitialize)
+            and stage.superposition in (None, before),
+            sequences=self._micro_batch(),
         )
 
     def _expected_first_loss(self) -> float | None:

@@ -74,6 +74,7 @@ class StageMetrics(MetricsProcessor):
         self.lines = MetricsFile(Path(config.path))
         self.expert_load: Callable[[], list[list[float]] | None] = lambda: None
         self.seconds = 0.0
+        self._logged: dict[str, Any] | None = None
         self._step_started: float | None = None
         self._steps_this_process = 0
         self._since = (config.start_step, 0.0)
@@ -102,6 +103,21 @@ class StageMetrics(MetricsProcessor):
         self._step_started = None
         self._steps_this_process += 1
 
+    def write(self, heldout: dict[str, Any] | None) -> None:
+        """Write the line of the step, if it was logged, with the held-out loss, if it was measured."""
+        line, self._logged = self._logged, None
+        if line is None:
+            return
+        if heldout is not None:
+            line["heldout_loss"] = heldout["token_loss"]
+            if heldout["bag_loss"] is not None:
+                line["heldout_bag_loss"] = heldout["bag_loss"]
+        self.lines.append(line)
+        self.logger.log(
+            {key: value for key, value in line.items() if isinstance(value, int | float)}, line["step"]
+        )
+        self._show(line)
+
     def log(
         self,
         step: int,
@@ -110,7 +126,7 @@ class StageMetrics(MetricsProcessor):
         grad_norm: float,
         extra_metrics: dict[str, Any] | None = None,
     ) -> None:
-        """Record a step.
+        """Take down a step; ``write`` writes it.
 
         Raises:
             FloatingPointError: the gradient is not finite, so that the weights no longer are.
@@ -122,11 +138,18 @@ class StageMetrics(MetricsProcessor):
         self.data_loading_times.clear()
         if dist.get_rank() != 0:
             return
-        line = self._line(step, global_avg_loss, grad_norm, extra_metrics or {}, load)
-        self.lines.append(line)
+        self._logged = self._line(step, global_avg_loss, grad_norm, extra_metrics or {}, load)
         self._check_first_loss(step, global_avg_loss)
-        self.logger.log({key: value for key, value in line.items() if isinstance(value, int | float)}, step)
-        self._show(line)
+
+    def cumulative(self, step: int) -> dict[str, Any]:
+        """Latents, data tokens and FLOPs of the run's training up to ``step``."""
+        c = self.settings
+        done = step - c.start_step
+        return {
+            "latents": step * c.latents_per_step,
+            "data_tokens": c.data_tokens_before + done * c.data_tokens_per_step,
+            "flops": c.flops_before + done * c.latents_per_step * c.flops_per_latent,
+        }
 
     def _line(
         self, step: int, loss: float, grad_norm: float, extra: dict[str, Any], load: list[list[float]] | None
@@ -137,7 +160,6 @@ class StageMetrics(MetricsProcessor):
         steps, elapsed = step - self._since[0], max(seconds - self._since[1], 1e-9)
         self._since = (step, seconds)
         latents_per_second = steps * c.latents_per_step / elapsed
-        done = step - c.start_step
         mfu = None if c.peak_flops is None else latents_per_second * c.flops_per_latent / c.peak_flops
         return {
             "step": step,
@@ -146,9 +168,7 @@ class StageMetrics(MetricsProcessor):
             "loss": loss,
             "grad_norm": grad_norm,
             "lr": next((value for key, value in extra.items() if key.startswith("lr/")), None),
-            "latents": step * c.latents_per_step,
-            "data_tokens": c.data_tokens_before + done * c.data_tokens_per_step,
-            "flops": c.flops_before + done * c.latents_per_step * c.flops_per_latent,
+            **self.cumulative(step),
             "seconds": seconds,
             "latents_per_second": latents_per_second,
             "data_tokens_per_second": steps * c.data_tokens_per_step / elapsed,
@@ -178,8 +198,9 @@ class StageMetrics(MetricsProcessor):
         self._printed = now
         left = (c.end_step - line["step"]) * c.latents_per_step / line["latents_per_second"]
         mfu = "" if line["mfu"] is None else f"  MFU {line['mfu']:.1%}"
+        heldout = f"  held-out {line['heldout_loss']:.4f}" if "heldout_loss" in line else ""
         print(
-            f"{c.title}  step {line['step']:,}/{c.end_step:,}  loss {line['loss']:.4f}  "
+            f"{c.title}  step {line['step']:,}/{c.end_step:,}  loss {line['loss']:.4f}{heldout}  "
             f"{line['latents_per_second']:,.0f} latents/s  {line['data_tokens_per_second']:,.0f} data tokens/s"
             f"{mfu}  {'done' if last else 'left ' + clock(left)}",
             file=sys.stderr,

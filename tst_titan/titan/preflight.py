@@ -12,6 +12,7 @@ from tst_titan.data.shards import verify_here, verify_shards
 from tst_titan.errors import UserError
 from tst_titan.text import in_bytes
 from tst_titan.tree.folder import StageFolder
+from tst_titan.tree.heldout import tokens_to_score
 from tst_titan.tree.plan import checkpoint_bytes, checkpoints_kept
 from tst_titan.tree.resolve import Stage
 
@@ -39,6 +40,11 @@ def check_job(folder: StageFolder, first_on_node: bool = True) -> DataManifest:
             f"{stage.data.corpus} has {manifest.tokenizer.vocab_size} entries, so it must be at least that"
         )
     tokens = manifest.train.tokens
+    if runtime.heldout is not None:
+        try:
+            tokens_to_score(runtime.heldout, stage, manifest.heldout.tokens)
+        except UserError as error:
+            raise UserError(f"{folder.path / 'runtime.yaml'}: {error}") from None
     limit = stage.data.limit_tokens
     if limit is not None and limit > tokens:
         raise UserError(f"{where}: key data.limit_tokens: found {limit:,}; the corpus has {tokens:,} tokens")

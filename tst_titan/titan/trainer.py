@@ -17,6 +17,7 @@ from torchtitan.trainer import Trainer
 
 from tst_titan.run.processes import STOP_SIGNALS
 from tst_titan.titan.checkpoints import StageCheckpoints
+from tst_titan.titan.heldout import HeldoutLoss
 from tst_titan.titan.initialization import reinitialize_parts
 from tst_titan.titan.metrics import StageMetrics
 
@@ -54,6 +55,11 @@ class StageTrainer(Trainer):
         """The metrics processor with its real type."""
         return cast(StageMetrics, self.metrics_processor)
 
+    @property
+    def heldout(self) -> HeldoutLoss | None:
+        """What measures the held-out loss; None where nothing does."""
+        return cast(HeldoutLoss, self.validator) if self.config.validator.enable else None
+
     def train(self) -> None:
         """Run the stage's steps."""
         if dist.get_world_size() == 1:
@@ -69,6 +75,8 @@ class StageTrainer(Trainer):
         if checkpoints.handed_over and parts:
             reinitialize_parts(parts, self.model_parts[0], self.optimizers, self.config.debug.seed or 0)
         self.stage_metrics.start(self.step)
+        if self.heldout is not None:
+            self.heldout.start(self.model_parts[0], self.step)
         return super().batch_generator(data_iterable)
 
     def train_step(self, data_iterator: Iterator[Any]) -> None:
@@ -76,6 +84,8 @@ class StageTrainer(Trainer):
         self.stage_metrics.begin_step()
         super().train_step(data_iterator)
         self.stage_metrics.end_step()
+        measured = None if self.heldout is None else self.heldout.measure(self.model_parts[0], self.step)
+        self.stage_metrics.write(measured)
 
     def should_continue_training(self) -> bool:
         """False after the last step, or after a checkpoint if a stop was asked for."""

@@ -65,7 +65,8 @@ class Draft:
             config = parse(StageConfig, self._stage_content(piece), self.where)
             segment = segment_name(piece, config.handover)
             lineage = f"{lineage}/{segment}" if lineage else segment
-            runtime = (self.size.runtime or self.scale.runtime).for_model(parameters)
+            runtime = self.size.with_heldout_interval(self.size.runtime or self.scale.runtime)
+            runtime = runtime.for_model(parameters)
             check_parallel(config, runtime, self.where)
             yield lineage, config, runtime
 

@@ -140,6 +140,11 @@ class StageFolder:
         """What training has logged, all stages before this one included."""
         return MetricsFile(self.metrics_path)
 
+    @property
+    def heldout(self) -> MetricsFile:
+        """heldout.jsonl, a line a measurement of the held-out loss; absent where none was made."""
+        return MetricsFile(self.path / "heldout.jsonl")
+
     def manifest(self) -> dict[str, Any]:
         """The finished stage's manifest.
 

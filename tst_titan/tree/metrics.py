@@ -1,4 +1,4 @@
-"""metrics.jsonl of a stage: written by training, read by everything that follows it."""
+"""metrics.jsonl and heldout.jsonl of a stage: written by training, read by everything that follows it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class MetricsFile:
-    """A stage's metrics.jsonl: a line a logged step, cut back when a stage resumes, so that no step is there twice."""
+    """A line a step, cut back when the stage resumes, so that no step is there twice."""
 
     def __init__(self, path: Path):
         self.path = path
