@@ -145,6 +145,12 @@ class Results:
             if all(getattr(number, column) == value for column, value in place.items())
         ]
 
+    def best(self, part: str, **place: Any) -> list[Number]:
+        """The same, without the numbers of training losses that there are of held-out losses too."""
+        rows = self.select(part, **place)
+        better = {(row.group, row.run, row.reference, row.base) for row in rows if row.on_heldout}
+        return [row for row in rows if (row.group, row.run, row.reference, row.metric) not in better]
+
     def get(self, part: str, run: str, metric: str, reference: str = "") -> Number | None:
         """The number of a run (or variant), against a reference if the part has any; None if there is no such row."""
         return self._index.get((part, run, reference, metric))
