@@ -117,8 +117,7 @@ def run_curve(stages: Sequence[Stage], cache: dict[str, pd.DataFrame] | None = N
         parts.append(part)
     curve = pd.concat(parts, ignore_index=True)
     _check_increasing(curve)
-    changed = (curve["phase"] != curve["phase"].shift()) | (curve["bag_size"] != curve["bag_size"].shift())
-    curve["segment"] = changed.cumsum() - 1
+    curve["segment"] = _segments(curve)
     return curve[list(CURVE_COLUMNS)]
 
 
@@ -127,14 +126,15 @@ def heldout_curve(
 ) -> pd.DataFrame | None:
     """The held-out curve of a run; None where it was not measured at the run's end.
 
-    Where two stages measured at one step, the later one's weights count: parts may have been re-initialized.
+    Where two stages measured at one step, the later one's weights count, for parts may have been re-initialized; the
+    other row is not comparable. Where a stage scored another number of windows than the last one, it is left out.
 
     Args:
         curve: the run's training curve, which has the hours.
 
     Raises:
-        UserError: a file is malformed, a row lies outside its stage or counts more than its manifest, steps go
-            backwards, or stages of one run scored different windows.
+        UserError: a file is malformed, a row lies outside its stage or counts more than its manifest, or steps go
+            backwards.
     """
     cache = {} if cache is None else cache
     parts = []
@@ -150,14 +150,22 @@ def heldout_curve(
         parts.append(part)
     if not parts or parts[-1]["step"].iloc[-1] != stages[-1].end_step:
         return None
-    found = pd.concat(parts, ignore_index=True).drop_duplicates("step", keep="last", ignore_index=True)
-    if len({windows.size for windows in found["windows"]}) > 1 or not found["step"].is_monotonic_increasing:
+    found = pd.concat(parts, ignore_index=True)
+    if not found["step"].is_monotonic_increasing:
         raise UserError(
-            f"{found['stage'].iloc[-1]}/heldout.jsonl: its windows or steps do not continue those of the stages before"
+            f"{parts[-1]['stage'].iloc[0]}/heldout.jsonl: its steps do not continue those before it"
         )
+    windows = found["windows"].map(len)
+    found = found[windows == windows.iloc[-1]]
     for column in ("hours", "device_hours"):
         found[column] = np.interp(found["step"], [0, *curve["step"]], [0.0, *curve[column]])
-    return found.assign(segment=0, comparable=True)
+    return found.assign(segment=_segments(found), comparable=~found["step"].duplicated(keep="last"))
+
+
+def _segments(curve: pd.DataFrame) -> pd.Series:
+    """Number of the part with one phase and one bag size that each row lies in."""
+    changed = (curve["phase"] != curve["phase"].shift()) | (curve["bag_size"] != curve["bag_size"].shift())
+    return changed.cumsum() - 1
 
 
 def measured(curve: pd.DataFrame) -> list[MeanWithError]:

@@ -202,7 +202,7 @@ def losses_of(options: ComparisonOptions, *runs: RunData) -> list[TrainingLosses
 
 def _curve(run: RunData) -> pd.DataFrame:
     assert run.heldout is not None
-    return run.heldout
+    return run.heldout[run.heldout["comparable"]]
 
 
 def _of_tokens(run: RunData) -> pd.DataFrame:

@@ -67,11 +67,8 @@ class SwitchKind(Kind):
                 after = recovery.reason
             if recovery is not None and recovery.exists:
                 after = f"the baseline is met again after {recovery.number:,.0f} steps"
-            jump = (
-                f"{row.number:+.2f} nats{' held out,' * row.on_heldout} from the baseline"
-                if row.exists
-                else row.reason
-            )
+            nats = "nats held out" if row.on_heldout else "nats"
+            jump = f"{row.number:+.2f} {nats} from the baseline" if row.exists else row.reason
             head = f"{in_group(row.group)}{results.run_named[row.run].label} (s = {row.bag_size:g})"
             yield Sentence(kind="result", text=f"{head}: the switch costs {jump}; {after}.")
         for row in results.best("switch", base="per_doubling"):
