@@ -89,7 +89,7 @@ def over_seeds(
         for metric in SEED_METRICS:
             a, b = (_by_seed(variant, runs, metric) for variant in (reference, run))
             single = len(a) < 2 and len(b) < 2
-            if not a or not b or (single and not (say_single and metric == "final_loss")):
+            if not a or not b or (single and not (say_single and metric.endswith("final_loss"))):
                 continue
             found = difference_over_seeds(
                 values_of(a),

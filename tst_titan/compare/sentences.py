@@ -68,8 +68,8 @@ def amount(number: Number, digits: int = 4) -> str:
 
 
 def between(number: Number, digits: int = 0) -> str:
-    """The interval in brackets; an open end is said to be open."""
-    if number.low is None and number.high is None:
+    """The interval in brackets, unless it is the number alone; an open end is said to be open."""
+    if number.low is None and number.high is None or number.low == number.high:
         return ""
     low = "below what was run" if number.low is None else f"{number.low:,.{digits}f}"
     high = "beyond what was run" if number.high is None else f"{number.high:,.{digits}f}"
@@ -233,7 +233,7 @@ def _switch(rows: dict[str, Number], run: str, reference: str) -> str:
 
 def _seed_sentences(results: Results) -> Iterator[str]:
     """The differences over seeds, with the names in front."""
-    for gap in results.select("seeds"):
+    for gap in results.best("seeds"):
         name, _, key = gap.metric.rpartition(".")
         if key != "difference":
             continue

@@ -105,7 +105,7 @@ def _traces(
             "showlegend": True, "hovertemplate": "%{y:.4f}", "meta": {"kind": "token", **_points(tokens)},
         }  # fmt: skip
     if final is not None and final.exists:
-        end = curve.iloc[-1]
+        end = first.iloc[-1]
         yield {
             "mode": "markers", "marker": {"symbol": "circle-open", "size": 12, "line": {"width": 2}},
             "showlegend": False, "hovertemplate": "%{y:.4f} final loss",
