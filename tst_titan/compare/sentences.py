@@ -68,8 +68,8 @@ def amount(number: Number, digits: int = 4) -> str:
 
 
 def between(number: Number, digits: int = 0) -> str:
-    """The interval in brackets, unless it is the number alone; an open end is said to be open."""
-    if number.low is None and number.high is None or number.low == number.high:
+    """The interval in brackets; an open end is said to be open."""
+    if number.low is None and number.high is None:
         return ""
     low = "below what was run" if number.low is None else f"{number.low:,.{digits}f}"
     high = "beyond what was run" if number.high is None else f"{number.high:,.{digits}f}"
@@ -223,7 +223,8 @@ def _switch(rows: dict[str, Number], run: str, reference: str) -> str:
         side = "above" if height.number > 0 else "still below"
         text += f", {abs(height.number):.2f} nats {side} {reference}"
     if first.on_heldout and recovered.exists:
-        return f"{text}; it is at or below that {recovered.number:,.0f} steps after the switch{between(recovered)}."
+        interval = between(recovered) if recovered.low != recovered.high else ""
+        return f"{text}; it is at or below that {recovered.number:,.0f} steps after the switch{interval}."
     return (
         f"{text}; smoothed it is at or below that from {recovered.number:,.0f} steps after the switch."
         if recovered.exists
