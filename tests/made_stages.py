@@ -139,6 +139,49 @@ def _write_stage(
     return manifest
 
 
+def write_measurements(
+    stages: Sequence[str],
+    loss: Loss,
+    windows: np.ndarray,
+    every: int = 100,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> None:
+    """Write heldout.jsonl of the stages of a run, as training does, with 1, 2, 4, ... steps after a switch.
+
+    Args:
+        loss: of next-token prediction, nats per token; of a bag in the bag phase it is taken to be 1 nat lower.
+        windows: by how much every window is harder than their mean, shape (windows,).
+        noise: standard deviation of independent normal noise on every window of every measurement.
+    """
+    rng = np.random.default_rng(seed)
+    switched = False
+    for folder in stages:
+        manifest = json.loads((Path(folder) / "manifest.json").read_text())
+        start, end, phase, size = (manifest[key] for key in ("start_step", "end_step", "phase", "bag_size"))
+        points = {*range(start - start % every, end, every), end, *([start] if start == 0 else [])}
+        if switched:
+            points |= {start + (1 << power) for power in range(every.bit_length())}
+        switched = phase == "bag"
+        lines = []
+        for step in sorted(point for point in points if (point > start or start == 0) and point <= end):
+            token_loss = loss(step, phase, size)
+            losses = token_loss + windows + noise * rng.standard_normal(windows.size)
+            rest = (end - step) / (end - start)
+            totals = {
+                key: manifest[key] - rest * manifest[f"stage_{key}"]
+                for key in ("latents", "data_tokens", "flops")
+            }
+            lines.append(
+                {
+                    "step": step, "phase": phase, "bag_size": size, "tokens": 128 * windows.size,
+                    "token_loss": float(losses.mean()), "bag_loss": token_loss - 1 if phase == "bag" else None,
+                    "windows": losses.round(5).tolist(), "seconds": 0.1, **totals,
+                }
+            )  # fmt: skip
+        (Path(folder) / "heldout.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def write_heldout(path: Path, manifest: str, nats: float, stderr: float = 0.002) -> str:
     """heldout.json for the stage with that manifest."""
     path.parent.mkdir(parents=True, exist_ok=True)

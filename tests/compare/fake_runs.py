@@ -36,7 +36,7 @@ def wsd(
             share = min(1.0, (step - start) / (end - 100 - start))
             return last + 0.1 * (1 - share) ** 2
         above = spike * max(0.0, 1 - (step - switch) / 200)
-        return last + 0.1 + SLOPE * math.log(start / step) + above
+        return last + 0.1 + SLOPE * math.log(start / max(step, 1)) + above
 
     return loss
 

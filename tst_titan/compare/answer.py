@@ -5,12 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tst_titan.compare.kinds import Kind
-from tst_titan.compare.numbers import Number
+from tst_titan.compare.numbers import ON_HELDOUT, Number
 from tst_titan.compare.results import Results, RunFacts
-from tst_titan.compare.sentences import BOUND_WORDS, between, name_of, one_per_labels
+from tst_titan.compare.sentences import BOUND_WORDS, best_rows, between, name_of, one_per_labels
 
 _HELDOUT = "nats per held-out token"
 _TRAINING = "nats per training token"
+_BEST_FIRST = (
+    ("heldout_nats_per_token", "heldout.difference", _HELDOUT, "on the held-out documents"),
+    (f"{ON_HELDOUT}final_loss", f"{ON_HELDOUT}equal_flops.difference", _HELDOUT, "on the held-out windows"),
+    ("final_loss", "equal_flops.difference", _TRAINING, "noise of the logged loss"),
+)
+"""Losses at the end of a run: metric over seeds, metric of one pair, its unit, and what the pair's interval covers."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,7 @@ class Finding:
             the last training losses.
         unit: of ``gap``, in words.
         seeds: behind ``gap``.
+        covers: what its interval covers.
     """
 
     reference: RunFacts
@@ -29,6 +36,7 @@ class Finding:
     gap: Number
     unit: str
     seeds: int
+    covers: str
 
     @property
     def side(self) -> int:
@@ -66,16 +74,18 @@ def _findings(results: Results) -> list[Finding]:
 
 def finding(results: Results, reference: RunFacts, run: RunFacts) -> Finding | None:
     """None where the two have no loss in common."""
-    for metric, unit in (("heldout_nats_per_token", _HELDOUT), ("final_loss", _TRAINING)):
+    for metric, alone, unit, covers in _BEST_FIRST:
         variants = {"group": run.group, "run": run.label, "reference": reference.label}
         for gap in results.select("seeds", metric=f"{metric}.difference", **variants):
             means = results.select("seeds", metric=f"{metric}.mean_run", **variants)
             if gap.interval is not None:
-                return Finding(reference, run, gap, unit, means[0].n or 1)
-        alone = "heldout.difference" if unit == _HELDOUT else "equal_flops.difference"
+                seeds = means[0].n or 1
+                return Finding(
+                    reference, run, gap, unit, seeds, f"over {seeds} seeds" if seeds > 1 else covers
+                )
         gap_alone = results.get("pair", run.name, alone, reference.name)
         if gap_alone is not None and gap_alone.exists and not gap_alone.bound:
-            return Finding(reference, run, gap_alone, unit, 1)
+            return Finding(reference, run, gap_alone, unit, 1, covers)
     return None
 
 
@@ -91,12 +101,12 @@ def _one(results: Results, finding: Finding) -> str:
             f"{run} and {reference} cannot be told apart: the difference is {gap.number:+.4f} {finding.unit}"
         )
     text += f"{_interval(finding)}, {_cost(results, finding)}."
-    times = results.get("pair", finding.run.name, "equal_loss.speedup.steps", finding.reference.name)
-    steps = results.get("pair", finding.run.name, "equal_loss.at.steps", finding.reference.name)
+    rows = best_rows(results, finding.run.name, finding.reference.name)
+    times, steps = (rows.get(f"equal_loss.{what}.steps") for what in ("speedup", "at"))
     if times is not None and steps is not None and steps.exists and times.number > 1:
         bound = BOUND_WORDS[times.bound]
         text += f" A baseline needs {bound}{times.number:.2f} times its steps{between(times, 2)}"
-        text += " to end at its training loss."
+        text += f" to end at its {'held-out' if times.on_heldout else 'training'} loss."
     return text + (" One seed: it cannot say what another would give." if finding.seeds < 2 else "")
 
 
@@ -126,16 +136,13 @@ def _amount(finding: Finding) -> str:
 
 def _interval(finding: Finding) -> str:
     """The interval as sizes of the difference where it has one sign, and what it covers."""
-    covers = f"over {finding.seeds} seeds" if finding.seeds > 1 else "on the held-out documents"
-    if finding.seeds < 2 and finding.unit == _TRAINING:
-        covers = "noise of the logged loss"
     if finding.gap.interval is None:
         return " (error not known)"
     low, high = finding.gap.interval
     if finding.side:
         low, high = sorted((abs(low), abs(high)))
-        return f" ({low:.4f} to {high:.4f} {covers})"
-    return f" ({low:+.4f} to {high:+.4f} {covers})"
+        return f" ({low:.4f} to {high:.4f} {finding.covers})"
+    return f" ({low:+.4f} to {high:+.4f} {finding.covers})"
 
 
 def _ratio(results: Results, reference: RunFacts, run: RunFacts, budget: str) -> float:

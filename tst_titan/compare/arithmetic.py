@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from tst_titan.compare.curves import smooth, smooth_values
-from tst_titan.compare.noise import MeanWithError, block_bootstrap, mean_with_error
+from tst_titan.compare.noise import MeanWithError, block_bootstrap, mean_of_windows, mean_with_error, redraw
 
 
 @dataclass(frozen=True)
@@ -143,23 +143,20 @@ def length_crossing(
     samples: int,
     seed: int,
 ) -> Crossing:
-    """The length at which a run would end at the target loss, read off runs of other lengths.
+    """The length at which a run would end at the target loss, read off runs of other lengths or off a held-out curve.
 
-    Final loss is taken as piecewise linear in the logarithm of the length (steps, FLOPs, data tokens or
-    hours) between the runs that exist; nothing is extrapolated. The interval redraws every final loss and the
-    target from normal distributions with their standard errors.
+    Loss is taken as piecewise linear in the logarithm of the length (steps, FLOPs, data tokens or hours) between the
+    lengths that exist; nothing is extrapolated. The interval redraws every loss and the target within their errors.
 
     Args:
-        lengths: shape (runs,), increasing and positive, at least two.
-        finals: final losses of those runs, nats per token.
+        lengths: shape (runs,), increasing and positive; of a curve, where it was measured.
+        finals: losses there, nats per token.
         target: the loss to reach.
     """
     rng = np.random.default_rng(seed)
     x = np.log(np.asarray(lengths, dtype=float))
     y = np.array([final.mean for final in finals])
-    errors = np.array([final.stderr or 0.0 for final in finals])
-    noisy = y + errors * rng.standard_normal((samples, y.size))
-    targets = target.mean + (target.stderr or 0.0) * rng.standard_normal(samples)
+    noisy, targets = redraw(finals, target, samples, rng)
     found = _crossing(x, y, noisy, target.mean, targets, confidence)
 
     def back(end: float | None) -> float | None:
@@ -173,18 +170,22 @@ def length_crossing(
 def interpolate_finals(
     lengths: np.ndarray, finals: Sequence[MeanWithError], length: float
 ) -> MeanWithError | None:
-    """Final loss of a run of another length, linear in log length between the two neighbours.
+    """Final loss of a run of another length, or loss of a held-out curve, linear in log length between two neighbours.
 
     Returns:
-        None outside the lengths that exist. The standard error is the neighbours', weighted alike.
+        None outside the lengths that exist. Window by window where the losses have windows; otherwise the standard
+        error is the neighbours', weighted alike.
     """
     x = np.log(np.asarray(lengths, dtype=float))
     at = float(np.log(length))
-    if x.size < 2 or at < x[0] or at > x[-1]:
+    # Counts of one budget may differ in the last digits.
+    if x.size < 2 or at < x[0] - 1e-12 or at > x[-1] + 1e-12:
         return None
     right = min(max(int(np.searchsorted(x, at)), 1), x.size - 1)
     a, b = finals[right - 1], finals[right]
     weight = (at - x[right - 1]) / (x[right] - x[right - 1])
+    if a.windows is not None and b.windows is not None:
+        return mean_of_windows((1 - weight) * a.windows + weight * b.windows)
     stderr = None
     if a.stderr is not None and b.stderr is not None:
         stderr = float(np.hypot((1 - weight) * a.stderr, weight * b.stderr))
@@ -279,12 +280,37 @@ def _recovered(steps: np.ndarray, smoothed: np.ndarray, trend: np.ndarray, windo
     return None
 
 
+def recovery(
+    steps: np.ndarray, gaps: Sequence[MeanWithError], confidence: float, samples: int, seed: int
+) -> Crossing:
+    """The first of several steps at which a run is at or below its reference; "before" if it is at the first of all.
+
+    Args:
+        steps: where both were measured, shape (n,), increasing, the switch first.
+        gaps: run minus reference at these steps.
+    """
+
+    def first(means: np.ndarray) -> np.ndarray:
+        below = means <= 0
+        return np.where(below.any(axis=1), steps[below.argmax(axis=1)], np.inf)
+
+    position = float(first(np.array([[gap.mean for gap in gaps]]))[0])
+    drawn = first(redraw(gaps, mean_of_windows(np.zeros(gaps[0].n)), samples, np.random.default_rng(seed))[0])
+    if position == steps[0]:
+        return Crossing("before", reached_share=1.0)
+    return _placed(position, drawn, confidence)
+
+
 def _crossing(
     x: np.ndarray, y: np.ndarray, noisy: np.ndarray, target: float, targets: np.ndarray, confidence: float
 ) -> Crossing:
     """Position on the curve itself, and the interval over its redraws."""
     position = float(crossing_positions(x, y[None, :], np.array([target]))[0])
-    drawn = crossing_positions(x, noisy, targets)
+    return _placed(position, crossing_positions(x, noisy, targets), confidence)
+
+
+def _placed(position: float, drawn: np.ndarray, confidence: float) -> Crossing:
+    """A position with the interval of its redraws; infinite where the target lies outside what was run."""
     share = float(np.isfinite(drawn).mean())
     if not np.isfinite(position):
         return Crossing("never" if position > 0 else "before", reached_share=share)

@@ -10,7 +10,7 @@ from tst_titan.compare.answer import make_answer
 from tst_titan.compare.curves import smooth, thin
 from tst_titan.compare.kinds import kind_named
 from tst_titan.compare.pairs import compare_pair, family_of, references_of
-from tst_titan.compare.results import CURVE_HEAD, Facts, Results
+from tst_titan.compare.results import CURVE_HEAD, HELDOUT, TRAINING, Facts, Results
 from tst_titan.compare.runs import FileCache, RunData, load_run
 from tst_titan.compare.seeds import over_seeds
 from tst_titan.compare.sentences import make_verdict
@@ -43,12 +43,21 @@ def compare(spec: ComparisonSpec) -> Results:
 
 
 def all_curves(runs: Sequence[RunData], spec: ComparisonSpec) -> pd.DataFrame:
-    """The curves of all runs below each other, smoothed and then thinned."""
+    """The curves of all runs below each other: training losses, smoothed and then thinned, and held-out losses."""
     points = spec.options.curve_points or (_POINTS_FEW if len(runs) <= _MANY_RUNS else _POINTS_MANY)
     parts = []
     for run in runs:
         curve = run.curve.assign(smoothed=smooth(run.curve, spec.options.smoothing_window))
-        head = {"run": run.name} | {name: getattr(run.spec, name) for name in CURVE_HEAD[1:]}
-        parts.append(thin(curve, points).assign(**head))
-    together = pd.concat(parts, ignore_index=True)
+        head = {"run": run.name} | {name: getattr(run.spec, name) for name in CURVE_HEAD[1:-1]}
+        parts.append(thin(curve, points).assign(measured_on=TRAINING, **head))
+        if run.heldout is not None:
+            parts += [part.assign(measured_on=HELDOUT, **head) for part in _heldout_lines(run.heldout)]
+    together = pd.concat(parts, ignore_index=True).drop(columns=["windows", "bag_loss"], errors="ignore")
     return together[[*CURVE_HEAD, *(name for name in together.columns if name not in CURVE_HEAD)]]
+
+
+def _heldout_lines(curve: pd.DataFrame) -> list[pd.DataFrame]:
+    """A held-out curve as next-token losses, and the bag losses of its bag phases, which compare with nothing."""
+    bags = curve[curve["bag_loss"].notna()]
+    lines = [curve[curve["comparable"]], bags.assign(loss=bags["bag_loss"], comparable=False)]
+    return [line.assign(smoothed=line["loss"]) for line in lines if len(line)]

@@ -1,4 +1,4 @@
-"""Curves: the metrics of a run's stages joined into one data frame, smoothed and thinned.
+"""Curves: the training losses of a run's stages joined into one data frame, smoothed and thinned; its held-out losses.
 
 A curve has one row a logged step and the columns of ``CURVE_COLUMNS``:
 
@@ -13,6 +13,9 @@ A curve has one row a logged step and the columns of ``CURVE_COLUMNS``:
     loss          nats per token; the bag loss where ``comparable`` is False
     comparable    whether the loss is an ordinary next-token loss
     lr, grad_norm as logged
+
+A held-out curve has one row a measurement during training, the columns up to ``comparable``, and ``windows``. Its loss
+is always that of next-token prediction, in the bag phase too; ``bag_loss`` is beside it.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import numpy as np
 import pandas as pd
 from scipy.signal import savgol_filter
 
+from tst_titan.compare.noise import MeanWithError, mean_of_windows
 from tst_titan.compare.stages import Stage
 from tst_titan.errors import UserError
 
@@ -34,7 +38,9 @@ CURVE_COLUMNS = (
     "stage", "segment", "phase", "bag_size", "step", *CUMULATIVE, "loss", "comparable", "lr", "grad_norm",
 )  # fmt: skip
 _LOGGED = ("step", "loss", "latents", "data_tokens", "flops", "seconds", "lr", "grad_norm")
-_MAY_BE_NULL = ("lr", "grad_norm")
+_MEASURED = ("step", "token_loss", "bag_loss", "latents", "data_tokens", "flops")
+_MAY_BE_NULL = ("lr", "grad_norm", "bag_loss")
+_ROUNDING = 1e-3  # nats per token by which a mean and the mean of its rounded windows may differ
 
 
 def read_metrics(path: Path) -> pd.DataFrame:
@@ -48,15 +54,36 @@ def read_metrics(path: Path) -> pd.DataFrame:
         UserError: the file is missing or empty, a line is not JSON, lacks a key, or holds something that is
             not a finite number.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    rows = [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
-    if not rows:
-        raise UserError(f"{path}: holds no logged step")
+    rows = _read_lines(path, _LOGGED)
     frame = pd.DataFrame(rows, columns=list(_LOGGED)).astype(float)
     return frame.astype({"step": int})
+
+
+def read_measurements(path: Path) -> pd.DataFrame:
+    """The lines of one heldout.jsonl.
+
+    Returns:
+        Columns step, token_loss, bag_loss (NaN in a token phase), latents, data_tokens, flops, and windows: the loss of
+        every window, float64 arrays of one shape.
+
+    Raises:
+        UserError: as ``read_metrics``; or a line's windows are no numbers or not those of the first line, or their mean
+            is not the line's loss.
+    """
+    rows = _read_lines(path, _MEASURED, ("windows",))
+    for number, row in enumerate(rows, 1):
+        windows, where = row["windows"], f"{path}, measurement {number}"
+        try:
+            row["windows"] = np.array(windows, dtype=float).reshape(len(rows[0]["windows"]))
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"{where}: 'windows' are not the numbers that the first line has: {error}"
+            ) from error
+        if not abs(row["windows"].mean() - row["token_loss"]) <= _ROUNDING:
+            raise UserError(
+                f"{where}: token_loss is {row['token_loss']}, the mean of its windows {row['windows'].mean():.5f}"
+            )
+    return pd.DataFrame(rows).astype({"step": int})
 
 
 def run_curve(stages: Sequence[Stage], cache: dict[str, pd.DataFrame] | None = None) -> pd.DataFrame:
@@ -85,14 +112,65 @@ def run_curve(stages: Sequence[Stage], cache: dict[str, pd.DataFrame] | None = N
         part["device_hours"] = (device_seconds + world * metrics["seconds"]) / 3600
         part = part.assign(stage=stage.directory, phase=stage.phase, bag_size=stage.bag_size)
         part["comparable"] = stage.is_comparable
-        _check_stage(part, stage)
+        _check_stage(part, stage, path, first_step=stage.start_step + 1)
         device_seconds += world * stage.number("stage_seconds")
         parts.append(part)
     curve = pd.concat(parts, ignore_index=True)
     _check_increasing(curve)
-    changed = (curve["phase"] != curve["phase"].shift()) | (curve["bag_size"] != curve["bag_size"].shift())
-    curve["segment"] = changed.cumsum() - 1
+    curve["segment"] = _segments(curve)
     return curve[list(CURVE_COLUMNS)]
+
+
+def heldout_curve(
+    stages: Sequence[Stage], curve: pd.DataFrame, cache: dict[str, pd.DataFrame] | None = None
+) -> pd.DataFrame | None:
+    """The held-out curve of a run; None where it was not measured at the run's end.
+
+    Where two stages measured at one step, the later one's weights count, for parts may have been re-initialized; the
+    other row is not comparable. Where a stage scored another number of windows than the last one, it is left out.
+
+    Args:
+        curve: the run's training curve, which has the hours.
+
+    Raises:
+        UserError: a file is malformed, a row lies outside its stage or counts more than its manifest, or steps go
+            backwards.
+    """
+    cache = {} if cache is None else cache
+    parts = []
+    for stage in stages:
+        path = f"{stage.directory}/heldout.jsonl"
+        if not Path(path).is_file():
+            continue
+        if path not in cache:
+            cache[path] = read_measurements(Path(path))
+        measured = cache[path].rename(columns={"token_loss": "loss"})
+        part = measured.assign(stage=stage.directory, phase=stage.phase, bag_size=stage.bag_size)
+        _check_stage(part, stage, path, first_step=stage.start_step)
+        parts.append(part)
+    if not parts or parts[-1]["step"].iloc[-1] != stages[-1].end_step:
+        return None
+    found = pd.concat(parts, ignore_index=True)
+    if not found["step"].is_monotonic_increasing:
+        raise UserError(
+            f"{parts[-1]['stage'].iloc[0]}/heldout.jsonl: its steps do not continue those before it"
+        )
+    windows = found["windows"].map(len)
+    found = found[windows == windows.iloc[-1]]
+    for column in ("hours", "device_hours"):
+        found[column] = np.interp(found["step"], [0, *curve["step"]], [0.0, *curve[column]])
+    return found.assign(segment=_segments(found), comparable=~found["step"].duplicated(keep="last"))
+
+
+def _segments(curve: pd.DataFrame) -> pd.Series:
+    """Number of the part with one phase and one bag size that each row lies in."""
+    changed = (curve["phase"] != curve["phase"].shift()) | (curve["bag_size"] != curve["bag_size"].shift())
+    return changed.cumsum() - 1
+
+
+def measured(curve: pd.DataFrame) -> list[MeanWithError]:
+    """The losses of a held-out curve, with their windows."""
+    return [mean_of_windows(windows) for windows in curve["windows"]]
 
 
 def smooth(curve: pd.DataFrame, window: int) -> np.ndarray:
@@ -134,18 +212,36 @@ def thin(curve: pd.DataFrame, points: int) -> pd.DataFrame:
     return pd.concat(kept)
 
 
-def _parse(line: str, where: str) -> dict[str, Any]:
-    """The wanted keys of one line, checked."""
+def _read_lines(path: Path, keys: Sequence[str], unchecked: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The wanted keys of all lines of a file."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    rows = [
+        _parse(line, f"{path}, line {number}", keys, unchecked)
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+    if not rows:
+        raise UserError(f"{path}: holds no logged step")
+    return rows
+
+
+def _parse(line: str, where: str, keys: Sequence[str], unchecked: Sequence[str]) -> dict[str, Any]:
+    """The wanted keys of one line, numbers but for the unchecked ones."""
     try:
         found = json.loads(line)
     except ValueError as error:
         raise UserError(f"{where}: is not valid JSON: {error}") from error
     row = {}
-    for key in _LOGGED:
+    for key in (*keys, *unchecked):
         if not isinstance(found, dict) or key not in found:
             raise UserError(f"{where}: key '{key}' is missing")
         value = found[key]
-        if value is None and key in _MAY_BE_NULL:
+        if key in unchecked:
+            pass
+        elif value is None and key in _MAY_BE_NULL:
             value = float("nan")
         elif isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"{where}: '{key}' is {value!r}; a number was expected")
@@ -155,14 +251,13 @@ def _parse(line: str, where: str) -> dict[str, Any]:
     return row
 
 
-def _check_stage(part: pd.DataFrame, stage: Stage) -> None:
+def _check_stage(part: pd.DataFrame, stage: Stage, path: str, first_step: int) -> None:
     """Refuse rows outside their stage, or that count more than its manifest says in the end."""
-    path = stage.metrics_path
     low, high = int(part["step"].iloc[0]), int(part["step"].iloc[-1])
-    if low <= stage.start_step or high > stage.end_step:
+    if low < first_step or high > stage.end_step:
         raise UserError(
             f"{path}: steps {low} to {high} were logged, but {stage.manifest_path} says that the stage goes "
-            f"from step {stage.start_step + 1} to {stage.end_step}"
+            f"from step {first_step} to {stage.end_step}"
         )
     for key in ("latents", "data_tokens", "flops"):
         first, last = float(part[key].iloc[0]), float(part[key].iloc[-1])
@@ -173,7 +268,7 @@ def _check_stage(part: pd.DataFrame, stage: Stage) -> None:
                 "the files are not of the same run"
             )
         before = total - stage.number(f"stage_{key}")
-        if first <= before * (1 - 1e-9):
+        if first < before * (1 - 1e-9):
             raise UserError(
                 f"{path}: {key} starts at {first:g}, but its parent had already reached {before:g}; "
                 "it must count from the start of the run"

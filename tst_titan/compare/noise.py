@@ -1,13 +1,15 @@
-"""How far the numbers of one run can be trusted: the noise of a logged training loss.
+"""How far the numbers of one run can be trusted: the noise of a logged training loss, and of the held-out text.
 
-A logged loss is the loss of one batch, so neighbouring values scatter around the curve. What is estimated
-here is that scatter and nothing else: another seed or another data order moves the whole curve, which only
-several seeds show (``tst_titan.compare.seeds``).
+A logged loss is the loss of one batch, so neighbouring values scatter around the curve. A held-out loss is a mean over
+windows that every run scores, so that runs are compared window by window. What is estimated here is the scatter of
+batches or of windows and nothing else: another seed or another data order moves the whole curve, which only several
+seeds show (``tst_titan.compare.seeds``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import stats
@@ -20,7 +22,7 @@ _LARGEST_CORRELATION = 0.95
 
 @dataclass(frozen=True)
 class MeanWithError:
-    """Mean of the last values of a noisy series.
+    """Mean of the last values of a noisy series, or over held-out windows.
 
     Attributes:
         mean: of the last ``n`` values, in their unit.
@@ -28,6 +30,7 @@ class MeanWithError:
         stderr: standard error of the mean; None where there are too few values to estimate it.
         dof: degrees of freedom of the scatter behind ``stderr``.
         correlation: lag-1 autocorrelation of the scatter, in [0, 0.95].
+        windows: the values themselves, shape (n,), where they are losses of held-out windows, else None.
     """
 
     mean: float
@@ -35,6 +38,7 @@ class MeanWithError:
     stderr: float | None
     dof: int
     correlation: float
+    windows: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     def quantile(self, confidence: float) -> float:
         """Student's t quantile for a two-sided interval of this confidence."""
@@ -83,6 +87,45 @@ def mean_with_error(values: np.ndarray, k: int) -> MeanWithError:
     sigma = (total / dof) ** 0.5
     stderr = sigma * ((1 + correlation) / (1 - correlation) / n) ** 0.5
     return MeanWithError(mean, n, stderr, dof, correlation)
+
+
+def mean_of_windows(losses: np.ndarray) -> MeanWithError:
+    """Mean over held-out windows, which count as independent; losses or differences, shape (windows,)."""
+    n = losses.size
+    stderr = float(stats.sem(losses)) if n > 1 else None
+    return MeanWithError(float(losses.mean()), n, stderr, n - 1, 0.0, losses)
+
+
+def apart(first: MeanWithError, second: MeanWithError) -> MeanWithError:
+    """First minus second, window by window."""
+    if first.windows is None or second.windows is None:
+        raise ValueError("two means without windows cannot be paired")
+    return mean_of_windows(first.windows - second.windows)
+
+
+def redraw(
+    means: Sequence[MeanWithError], target: MeanWithError, samples: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means and a target moved within their errors.
+
+    Means over windows move together, as far as what makes a window hard is common to them: their redraws have the
+    covariance of the windows over their number, and Student's t as distribution. All others move independently and
+    normally.
+
+    Returns:
+        float64 of shape (samples, len(means)) and (samples,).
+    """
+    together = [*means, target]
+    values = np.array([mean.mean for mean in together])
+    if all(mean.windows is not None for mean in together) and target.n > 1:
+        windows = np.stack([mean.windows for mean in together], axis=1)  # type: ignore[misc]
+        n = target.n
+        moves = rng.standard_normal((samples, n)) @ (windows - windows.mean(axis=0)) / np.sqrt(n * (n - 1))
+        drawn = values + moves * np.sqrt((n - 1) / rng.chisquare(n - 1, (samples, 1)))
+        return drawn[:, :-1], drawn[:, -1]
+    errors = np.array([mean.stderr or 0.0 for mean in together])
+    drawn = values[:-1] + errors[:-1] * rng.standard_normal((samples, len(means)))
+    return drawn, target.mean + errors[-1] * rng.standard_normal(samples)
 
 
 def block_bootstrap(residuals: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 Winner = Literal["", "run", "reference", "undecided"]
 Bound = Literal["", "at_least", "at_most"]
+ON_HELDOUT = "heldout."
+"""Prefix of a metric that was read off held-out losses; the same of training losses has the name without it."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,16 @@ class Number:
         if self.value is None:
             raise ValueError(f"no value: {self.reason}")
         return self.value
+
+    @property
+    def base(self) -> str:
+        """Its metric, whichever losses it was read off."""
+        return self.metric.removeprefix(ON_HELDOUT)
+
+    @property
+    def on_heldout(self) -> bool:
+        """Whether it was read off held-out losses that were measured during training."""
+        return self.metric.startswith(ON_HELDOUT)
 
     @property
     def interval(self) -> tuple[float, float] | None:

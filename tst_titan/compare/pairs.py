@@ -8,17 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from tst_titan.compare.arithmetic import (
-    Crossing,
-    Switch,
-    curve_crossing,
-    interpolate_finals,
-    length_crossing,
-    loss_at,
-    switch_spike,
-)
+from tst_titan.compare.arithmetic import Crossing, interpolate_finals, length_crossing
 from tst_titan.compare.documents import mean_over_documents, read_documents
 from tst_titan.compare.kinds import Kind
+from tst_titan.compare.losses import TrainingLosses, losses_of
 from tst_titan.compare.metrics import METRICS, metric_of
 from tst_titan.compare.noise import LARGE, MeanWithError, t_quantile
 from tst_titan.compare.numbers import Bound, Number, Winner, difference, merge_sources, missing, with_error
@@ -72,23 +65,24 @@ def compare_pair(
     options: ComparisonOptions,
     with_curves: bool = True,
 ) -> list[Number]:
-    """Everything that is said about one pair.
+    """Everything that is said about one pair: of held-out losses, where all were measured, and of training losses.
 
     Args:
         family: baselines that differ from each other in length only, the reference among them if it is one.
         with_curves: False leaves out what needs the curves redrawn (grids have hundreds of pairs).
     """
-    found = _within("equal_flops", at_budget("flops", reference, run, family, options))
-    found |= _within("equal_data", at_budget("data_tokens", reference, run, family, options))
-    if with_curves:
-        found |= _within("equal_loss", equal_loss(reference, run, family, options))
-        found |= _within("reaches", run_reaches(reference, run, options))
+    found: Numbers = {}
+    for losses in losses_of(options, run, reference):
+        alike = [other for other in family if losses.compares(run, other)]
+        read = _within("equal_flops", at_budget("flops", reference, run, alike, losses))
+        read |= _within("equal_data", at_budget("data_tokens", reference, run, alike, losses))
+        if with_curves:
+            read |= _within("equal_loss", equal_loss(reference, run, alike, losses))
+            read |= _within("reaches", run_reaches(reference, run, losses))
+            read |= _within("switch", losses.switch(run, reference))
+        found |= {losses.prefix + name: number for name, number in read.items()}
     found["heldout.difference"] = _heldout(reference, run, options)
     found["accuracy.difference"] = _scored(reference, run, "average_accuracy", options)
-    if with_curves:
-        spike = switch_spike(run.curve, reference.curve, options.smoothing_window)
-        sources = merge_sources(run.metrics_files, reference.metrics_files)
-        found |= _within("switch", {} if spike is None else switch_numbers(spike, sources))
     place = {"group": run.spec.group, "run": run.name, "reference": reference.name}
     return [number.at("pair", metric, **place) for metric, number in found.items()]
 
@@ -98,7 +92,7 @@ def at_budget(
     reference: RunData,
     run: RunData,
     family: Sequence[RunData],
-    options: ComparisonOptions,
+    losses: TrainingLosses,
 ) -> Numbers:
     """Losses of reference and run at the same FLOPs or the same data tokens, their difference, and the budgets' ratio.
 
@@ -109,22 +103,22 @@ def at_budget(
     mine, theirs = run.total(column), reference.total(column)
     ratio = Number(theirs / mine, "")
     what = "FLOPs" if column == "flops" else "data tokens"
-    if not _have_token_losses(run, reference):
+    if not losses.compares(run, reference):
         gap = missing(NO_TOKEN_LOSS, LOSS_UNIT, (reference.manifest, run.manifest))
         return {"reference_loss": gap, "run_loss": gap, "difference": gap, "ratio": ratio}
-    if abs(ratio.number - 1) <= options.equal_tolerance:
+    own, mean = run.metrics[losses.final_metric], losses.final(run)
+    if abs(ratio.number - 1) <= losses.options.equal_tolerance:
         note = f"final losses; the reference's {what} are {ratio.number:.3f} times the run's"
-        other, own = (side.metrics["final_loss"] for side in (reference, run))
-        return _decided(other, own, reference.final.mean, run.final.mean, note, options) | {"ratio": ratio}
-    lengths, finals = [item.total(column) for item in family], [item.final.mean for item in family]
+        other = reference.metrics[losses.final_metric]
+        return _decided(other, own, losses.final(reference), mean, note, losses) | {"ratio": ratio}
+    lengths, finals = [item.total(column) for item in family], [losses.final(item) for item in family]
     between = interpolate_finals(np.array(lengths), finals, mine) if len(family) > 1 else None
     if between is not None:
-        sources = merge_sources(*(item.metrics["final_loss"] for item in family))
-        loss = measured_mean(between, options.confidence, sources)
+        sources = merge_sources(*(item.metrics[losses.final_metric] for item in family))
+        loss = measured_mean(between, losses.options.confidence, sources)
         note = f"the baselines' final loss at the run's {what}, interpolated between their lengths"
-        own = run.metrics["final_loss"]
-        return _decided(loss, own, between, run.final.mean, note, options) | {"ratio": ratio}
-    return _inside(column, what, reference, run, options) | {"ratio": ratio}
+        return _decided(loss, own, between, mean, note, losses) | {"ratio": ratio}
+    return _inside(column, what, reference, run, losses) | {"ratio": ratio}
 
 
 def _decided(
@@ -133,38 +127,38 @@ def _decided(
     reference_mean: MeanWithError,
     run_mean: MeanWithError,
     note: str,
-    options: ComparisonOptions,
+    losses: TrainingLosses,
 ) -> Numbers:
     """Both losses, their difference and who is ahead."""
-    quantile = t_quantile(options.confidence, min(reference_mean.dof, run_mean.dof))
-    method = "run minus reference; noise of the logged loss alone"
-    gap = difference(run_loss, reference_loss, quantile, method)
+    gap = losses.gap(run_loss, reference_loss, run_mean, reference_mean)
     gap = replace(gap, winner=winner_of(gap, lower_is_better=True), note=note)
     return {"reference_loss": reference_loss, "run_loss": run_loss, "difference": gap}
 
 
-def _inside(column: str, what: str, reference: RunData, run: RunData, options: ComparisonOptions) -> Numbers:
+def _inside(column: str, what: str, reference: RunData, run: RunData, losses: TrainingLosses) -> Numbers:
     """The longer run's curve at the shorter run's whole budget."""
     in_reference = reference.total(column) > run.total(column)
     longer, shorter = (reference, run) if in_reference else (run, reference)
     read, done = ("the reference", "the run") if in_reference else ("the run", "the reference")
     position = shorter.total(column)
-    found = loss_at(longer.curve, column, position, options.smoothing_window)
-    final = shorter.metrics["final_loss"]
+    found = losses.at(longer, column, position)
+    final = shorter.metrics[losses.final_metric]
     if found is None:
-        gap = missing(f"{read} has no token loss at {position:.4g} {what}", LOSS_UNIT, longer.metrics_files)
-        losses = (gap, final) if in_reference else (final, gap)
-        return dict(zip(("reference_loss", "run_loss", "difference"), (*losses, gap), strict=True))
-    what_read = f"logged steps up to {position:.4g} {what}"
-    loss = measured_mean(found, options.confidence, longer.metrics_files, what_read)
+        gap = missing(f"{read} has no token loss at {position:.4g} {what}", LOSS_UNIT, losses.files(longer))
+        both = (gap, final) if in_reference else (final, gap)
+        return dict(zip(("reference_loss", "run_loss", "difference"), (*both, gap), strict=True))
+    where = f"{losses.inside} {position:.4g} {what}"
+    loss = measured_mean(found, losses.options.confidence, losses.files(longer), where)
     note = (
         f"{read} is read inside its curve at {position:.4g} {what}, where it has not finished its decay; "
         f"{done} has, so the comparison favours {done}"
     )
     sides = (
-        (loss, final, found, shorter.final.mean) if in_reference else (final, loss, shorter.final.mean, found)
+        (loss, final, found, losses.final(shorter))
+        if in_reference
+        else (final, loss, losses.final(shorter), found)
     )
-    made = _decided(*sides, note, options)
+    made = _decided(*sides, note, losses)
     gap = made["difference"]
     # An unfair comparison decides only against the side that it favours.
     winner: Winner = gap.winner if gap.winner == ("reference" if in_reference else "run") else "undecided"
@@ -173,7 +167,7 @@ def _inside(column: str, what: str, reference: RunData, run: RunData, options: C
 
 
 def equal_loss(
-    reference: RunData, run: RunData, family: Sequence[RunData], options: ComparisonOptions
+    reference: RunData, run: RunData, family: Sequence[RunData], losses: TrainingLosses
 ) -> Numbers:
     """What the baseline needs for the run's final loss, in every budget, and the speed-up: that over the run's own.
 
@@ -181,60 +175,60 @@ def equal_loss(
     ends below it is out of its reach ("not reached"; a bound on the speed-up where the baseline is longer),
     and a run that ends above it is met inside the baseline's curve, which bounds the speed-up from above.
     """
-    target = run.metrics["final_loss"]
-    if not _have_token_losses(run, reference):
+    target = run.metrics[losses.final_metric]
+    if not losses.compares(run, reference):
         return _no_equal_loss(target, NO_TOKEN_LOSS)
     if len(family) > 1:
-        return _over_lengths(run, family, options)
-    if run.final.mean.mean < reference.final.mean.mean:
-        return _not_reached(reference, run, options)
+        return _over_lengths(run, family, losses)
+    if losses.final(run).mean < losses.final(reference).mean:
+        return _not_reached(reference, run, losses)
     note = (
         "read inside the reference's curve, before or during its decay: a reference planned to end there "
         "would be lower, so the speed-up is at most this"
     )
-    return _inside_curve(reference, run, target, "at_most", note, options)
+    return _inside_curve(reference, run, target, "at_most", note, losses)
 
 
-def run_reaches(reference: RunData, run: RunData, options: ComparisonOptions) -> Numbers:
+def run_reaches(reference: RunData, run: RunData, losses: TrainingLosses) -> Numbers:
     """Where the run's own token-phase curve passes the reference's final loss, by the same names."""
-    target = reference.metrics["final_loss"]
-    if not _have_token_losses(run, reference):
+    target = reference.metrics[losses.final_metric]
+    if not losses.compares(run, reference):
         return _no_equal_loss(target, NO_TOKEN_LOSS)
     note = (
         "read inside the run's curve: at that point it has not finished its decay, the reference has, so the "
         "speed-up is at least this"
     )
-    return _inside_curve(run, reference, target, "at_least", note, options)
+    return _inside_curve(run, reference, target, "at_least", note, losses)
 
 
 def _inside_curve(
-    moving: RunData, fixed: RunData, target: Number, bound: Bound, note: str, options: ComparisonOptions
+    moving: RunData, fixed: RunData, target: Number, bound: Bound, note: str, losses: TrainingLosses
 ) -> Numbers:
     """Where one side's curve passes the other's final loss."""
-    found = curve_crossing(
-        moving.curve, list(BUDGETS.values()), fixed.final.mean, options.smoothing_window,
-        options.confidence, options.bootstrap_samples, options.bootstrap_seed,
-    )  # fmt: skip
+    found = losses.crossings(moving, list(BUDGETS.values()), losses.final(fixed))
     if found["step"].status == "never":
-        ends = f"{moving.final.mean.mean:.4f} after {moving.steps} steps"
+        ends = f"{losses.final(moving).mean:.4f} after {moving.steps} steps"
         return _no_equal_loss(target, f"not reached: {moving.name} ends at {ends}")
     if found["step"].status == "before":
-        return _no_equal_loss(target, f"{moving.name} is below it from its first token-phase step on")
-    sources = merge_sources(moving.metrics_files, target)
+        return _no_equal_loss(target, f"{moving.name} is below it from its first {losses.first} on")
+    sources = merge_sources(losses.files(moving), target)
     return _crossed(found, sources, fixed, bound, note, "curve crossing")
 
 
-def _over_lengths(run: RunData, family: Sequence[RunData], options: ComparisonOptions) -> Numbers:
+def _over_lengths(run: RunData, family: Sequence[RunData], losses: TrainingLosses) -> Numbers:
     """Equal loss from the final losses of baselines of several lengths."""
-    target = run.metrics["final_loss"]
-    sources = merge_sources(target, *(item.metrics["final_loss"] for item in family))
+    target = run.metrics[losses.final_metric]
+    sources = merge_sources(target, *(item.metrics[losses.final_metric] for item in family))
+    finals = [losses.final(item) for item in family]
     found = {
         column: length_crossing(
-            np.array([item.total(column) for item in family]), [item.final.mean for item in family],
-            run.final.mean, options.confidence, options.bootstrap_samples, options.bootstrap_seed,
+            np.array([item.total(column) for item in family]),
+            finals,
+            losses.final(run),
+            *losses.options.redraws,
         )
         for column in BUDGETS.values()
-    }  # fmt: skip
+    }
     shortest, longest = family[0], family[-1]
     if found["step"].status == "reached":
         note = f"between baselines of {shortest.steps} to {longest.steps} steps, linear in log steps"
@@ -246,15 +240,13 @@ def _over_lengths(run: RunData, family: Sequence[RunData], options: ComparisonOp
     return _bounded(shortest, run, sources, "at_most", note)
 
 
-def _not_reached(reference: RunData, run: RunData, options: ComparisonOptions) -> Numbers:
+def _not_reached(reference: RunData, run: RunData, losses: TrainingLosses) -> Numbers:
     """The single baseline ends above the run: a bound where it was the longer one, else nothing."""
-    target = run.metrics["final_loss"]
-    note = (
-        f"not reached: the reference ends at {reference.final.mean.mean:.4f} after {reference.steps} steps, "
-        f"above the run's {run.final.mean.mean:.4f}"
-    )
-    if reference.total("flops") > run.total("flops") * (1 + options.equal_tolerance):
-        sources = merge_sources(target, reference.metrics["final_loss"])
+    target = run.metrics[losses.final_metric]
+    ends, own = (losses.final(side).mean for side in (reference, run))
+    note = f"not reached: the reference ends at {ends:.4f} after {reference.steps} steps, above the run's {own:.4f}"
+    if reference.total("flops") > run.total("flops") * (1 + losses.options.equal_tolerance):
+        sources = merge_sources(target, reference.metrics[losses.final_metric])
         return _bounded(reference, run, sources, "at_least", note)
     return _no_equal_loss(target, note)
 
@@ -300,27 +292,6 @@ def _crossed(
     return {name: replace(number, bound=bound, note=note) for name, number in (at | speedup).items()}
 
 
-def switch_numbers(spike: Switch, sources: tuple[str, ...]) -> Numbers:
-    """What the switch costs, and when that is paid back."""
-    ends = spike.reference_ends
-    nothing = "the reference has no token loss at these steps"
-    at_switch = nothing if ends is None else "the reference has no token loss at the switch"
-    later = nothing if ends is None else f"not met again up to step {ends}, where the reference's curve ends"
-
-    def number(value: float | None, unit: str, reason: str = "") -> Number:
-        reason = reason if value is None else ""
-        return Number(value, unit, sources, method="smoothed curves", reason=reason)
-
-    return {
-        "step": number(spike.step, "steps"),
-        "first_loss": number(spike.first_loss, LOSS_UNIT),
-        "height_over_reference": number(spike.height_over_reference, LOSS_UNIT, at_switch),
-        "height_over_own_end": number(spike.height_over_own_end, LOSS_UNIT),
-        "recovered_step": number(spike.recovered_step, "steps", later),
-        "steps_to_recover": number(spike.steps_to_recover, "steps", later),
-    }
-
-
 def _heldout(reference: RunData, run: RunData, options: ComparisonOptions) -> Number:
     """Difference of the held-out losses, paired by document where both models scored the same ones."""
     name = "heldout_nats_per_token"
@@ -354,10 +325,6 @@ def winner_of(gap: Number, lower_is_better: bool) -> Winner:
     if not gap.excludes_zero:
         return "undecided"
     return "run" if (gap.value < 0) == lower_is_better else "reference"
-
-
-def _have_token_losses(*runs: RunData) -> bool:
-    return all(run.final.comparable for run in runs)
 
 
 def _within(what: str, numbers: Numbers) -> Numbers:

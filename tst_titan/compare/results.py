@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,8 @@ from tst_titan.errors import UserError
 from tst_titan.files import write_atomically
 
 FORMAT = 2
-CURVE_HEAD = ("run", "label", "role", "seed", "group")
+CURVE_HEAD = ("run", "label", "role", "seed", "group", "measured_on")
+TRAINING, HELDOUT = "training", "heldout"
 _DRAWN = ("phase", "bag_size", "step", "data_tokens", "flops", "hours", "loss", "smoothed", "comparable")
 
 
@@ -97,8 +98,8 @@ class Results:
 
     Attributes:
         numbers: the table, see ``tst_titan.compare.numbers``.
-        curves: one row a thinned logged step: ``CURVE_HEAD``, the columns of ``tst_titan.compare.curves``, and the
-            ``smoothed`` loss.
+        curves: one row a thinned logged step or a measurement on held-out text, as ``measured_on`` says:
+            ``CURVE_HEAD``, the columns of ``tst_titan.compare.curves``, and the ``smoothed`` loss.
         folder: where its files lie.
     """
 
@@ -145,6 +146,12 @@ class Results:
             if all(getattr(number, column) == value for column, value in place.items())
         ]
 
+    def best(self, part: str, **place: Any) -> list[Number]:
+        """The same, without the numbers of training losses that there are of held-out losses too."""
+        rows = self.select(part, **place)
+        better = {(row.group, row.run, row.reference, row.base) for row in rows if row.on_heldout}
+        return [row for row in rows if (row.group, row.run, row.reference, row.metric) not in better]
+
     def get(self, part: str, run: str, metric: str, reference: str = "") -> Number | None:
         """The number of a run (or variant), against a reference if the part has any; None if there is no such row."""
         return self._index.get((part, run, reference, metric))
@@ -163,9 +170,13 @@ class Results:
         found = dict.fromkeys((number.reference, number.run) for number in self._parts.get("pair", ()))
         return [(self.run_named[reference], self.run_named[run]) for reference, run in found]
 
-    def curve(self, run: str) -> pd.DataFrame:
+    def curve(self, run: str, measured_on: str = TRAINING) -> pd.DataFrame:
         """Curve of one run."""
-        return self.curves[self.curves["run"] == run]
+        return self.curves[(self.curves["run"] == run) & (self.curves["measured_on"] == measured_on)]
+
+    def measured_on(self, runs: Iterable[RunFacts]) -> str:
+        """The losses that the curves of these runs are read by: held-out ones where all of them have some."""
+        return HELDOUT if all(len(self.curve(run.name, HELDOUT)) for run in runs) else TRAINING
 
     @cached_property
     def _parts(self) -> dict[str, list[Number]]:
@@ -253,7 +264,7 @@ def _read(path: Path, reader: Any) -> Any:
 
 
 def _read_curves(path: Path) -> pd.DataFrame:
-    text = ("run", "label", "role", "group", "phase", "stage")
+    text = ("run", "label", "role", "group", "measured_on", "phase", "stage")
     frame = pd.read_csv(
         path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values={"lr": "", "grad_norm": ""}
     )

@@ -9,11 +9,11 @@ import pandas as pd
 
 from tst_titan import paper
 from tst_titan.compare.arithmetic import FinalLoss, final_loss
-from tst_titan.compare.curves import run_curve
+from tst_titan.compare.curves import heldout_curve, run_curve
 from tst_titan.compare.evaluations import read_heldout, read_tasks
 from tst_titan.compare.metrics import METRICS, TASK
-from tst_titan.compare.noise import MeanWithError
-from tst_titan.compare.numbers import Number, missing, with_error
+from tst_titan.compare.noise import MeanWithError, mean_of_windows
+from tst_titan.compare.numbers import ON_HELDOUT, Number, missing, with_error
 from tst_titan.compare.results import RunFacts, StageFacts
 from tst_titan.compare.spec import PublishedCell, RunHeading, RunSpec
 from tst_titan.compare.stages import Stage, read_path
@@ -30,6 +30,7 @@ class FileCache:
 
     stages: dict[str, Stage] = field(default_factory=dict)
     metrics: dict[str, pd.DataFrame] = field(default_factory=dict)
+    heldout: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class RunData:
         spec: what the experiment says of it.
         stages: root first.
         curve: see ``tst_titan.compare.curves``.
+        heldout: its held-out curve, see there; None where none was measured.
         final: its final loss.
         metrics: every number of the run by metric, missing ones with their reason.
         published: the paper's numbers for it, by the same names.
@@ -49,6 +51,7 @@ class RunData:
     spec: RunSpec
     stages: Sequence[Stage]
     curve: pd.DataFrame
+    heldout: pd.DataFrame | None
     final: FinalLoss
     metrics: dict[str, Number]
     published: dict[str, Number]
@@ -68,6 +71,12 @@ class RunData:
     def metrics_files(self) -> tuple[str, ...]:
         """The files behind its curve."""
         return tuple(stage.metrics for stage in self.facts.stages)
+
+    @property
+    def heldout_files(self) -> tuple[str, ...]:
+        """The files behind its held-out curve."""
+        stages = () if self.heldout is None else dict.fromkeys(self.heldout["stage"])
+        return tuple(f"{stage}/heldout.jsonl" for stage in stages)
 
     @property
     def steps(self) -> int:
@@ -106,13 +115,17 @@ def load_run(spec: RunSpec, options: ComparisonOptions, cache: FileCache) -> Run
     """
     stages = read_path(spec.stages, cache.stages)
     curve = run_curve(stages, cache.metrics)
+    heldout = heldout_curve(stages, curve, cache.heldout)
     final = final_loss(curve, options.last_k)
     _check_final(stages[-1], curve, final)
     metrics = budget_metrics(stages) | loss_metrics(stages[-1], final, options.confidence)
+    if heldout is not None:
+        last, of = mean_of_windows(heldout["windows"].iloc[-1]), (f"{stages[-1].directory}/heldout.jsonl",)
+        metrics[f"{ON_HELDOUT}final_loss"] = measured_mean(last, options.confidence, of)
     metrics |= read_heldout(spec.heldout, stages[-1].manifest_path, options.confidence)
     accuracies, limited = read_tasks(spec.tasks, options.accuracy, options.confidence)
     facts = _facts(spec, stages, final, limited)
-    return RunData(spec, stages, curve, final, metrics | accuracies, published_metrics(spec), facts)
+    return RunData(spec, stages, curve, heldout, final, metrics | accuracies, published_metrics(spec), facts)
 
 
 def budget_metrics(stages: Sequence[Stage]) -> dict[str, Number]:
@@ -148,10 +161,15 @@ def loss_metrics(last: Stage, final: FinalLoss, confidence: float) -> dict[str, 
 
 
 def measured_mean(
-    mean: MeanWithError, confidence: float, sources: tuple[str, ...], what: str = "logged steps"
+    mean: MeanWithError, confidence: float, sources: tuple[str, ...], where: str = ""
 ) -> Number:
-    """A mean over logged steps as a number with its interval."""
-    method = f"mean of the last {mean.n} {what}" + ("; too few for an error" if mean.stderr is None else "")
+    """A mean over logged steps or held-out windows with its interval; ``where`` in a curve, e.g. "at step 9"."""
+    method = (
+        f"mean of the last {mean.n} logged steps"
+        if mean.windows is None
+        else f"mean of {mean.n} held-out windows"
+    )
+    method += (f" {where}" if where else "") + ("; too few for an error" if mean.stderr is None else "")
     return with_error(mean.mean, mean.stderr, mean.quantile(confidence), LOSS_UNIT, sources, method)
 
 

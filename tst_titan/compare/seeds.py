@@ -10,11 +10,11 @@ from scipy import stats
 
 from tst_titan.compare.metrics import METRICS
 from tst_titan.compare.noise import t_quantile
-from tst_titan.compare.numbers import Number, merge_sources, with_error
+from tst_titan.compare.numbers import ON_HELDOUT, Number, merge_sources, with_error
 from tst_titan.compare.runs import RunData
 from tst_titan.config.comparison import ComparisonOptions
 
-SEED_METRICS = ("final_loss", "heldout_nats_per_token", "average_accuracy")
+SEED_METRICS = (f"{ON_HELDOUT}final_loss", "final_loss", "heldout_nats_per_token", "average_accuracy")
 PAIRED = "paired"
 
 
@@ -89,7 +89,7 @@ def over_seeds(
         for metric in SEED_METRICS:
             a, b = (_by_seed(variant, runs, metric) for variant in (reference, run))
             single = len(a) < 2 and len(b) < 2
-            if not a or not b or (single and not (say_single and metric == "final_loss")):
+            if not a or not b or (single and not (say_single and metric.endswith("final_loss"))):
                 continue
             found = difference_over_seeds(
                 values_of(a),
@@ -115,7 +115,7 @@ def values_of(by_seed: Mapping[int, Number]) -> dict[int, float]:
 def _by_seed(variant: RunData, runs: Sequence[RunData], metric: str) -> dict[int, Number]:
     """A metric of all runs of the same group, model and label by seed, where it exists."""
     replicates = [run for run in runs if run.together_with(variant) and run.spec.label == variant.spec.label]
-    found = {run.spec.seed: run.metrics[metric] for run in replicates}
+    found = {run.spec.seed: run.metrics[metric] for run in replicates if metric in run.metrics}
     return {seed: number for seed, number in found.items() if number.exists}
 
 

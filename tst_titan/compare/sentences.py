@@ -15,7 +15,7 @@ from tst_titan.compare.arithmetic import length_crossing
 from tst_titan.compare.kinds import Kind
 from tst_titan.compare.metrics import METRICS, Metric, metric_of
 from tst_titan.compare.noise import exact
-from tst_titan.compare.numbers import Bound, Number
+from tst_titan.compare.numbers import ON_HELDOUT, Bound, Number
 from tst_titan.compare.pairs import PAIRED_BY_DOCUMENT
 from tst_titan.compare.results import Results, RunFacts, Sentence, SentenceKind
 from tst_titan.compare.seeds import PAIRED
@@ -93,6 +93,12 @@ def one_per_labels(results: Results) -> list[Pair]:
     return list(chosen.values())
 
 
+def best_rows(results: Results, run: str, reference: str) -> dict[str, Number]:
+    """What is known of a pair by metric, off held-out losses where they were measured, else off training losses."""
+    rows = {row.metric: row for row in results.select("pair", run=run, reference=reference)}
+    return rows | {row.base: row for row in rows.values() if row.on_heldout and row.base in rows}
+
+
 def _pair_results(results: Results) -> Iterator[str]:
     """What the pairs show, run by run: each budget with the reference that fits it best."""
     by_run: dict[str, list[Pair]] = {}
@@ -114,10 +120,10 @@ def _pair_results(results: Results) -> Iterator[str]:
         }
         best = {what: min(names, key=lambda name: abs(found[name] - 1)) for what, found in ratios.items()}
         by_flops, by_data = best.values()
-        rows = {row.metric: row for row in results.select("pair", run=run, reference=by_flops)}
+        rows = best_rows(results, run, by_flops)
         yield from _budget(rows, "equal_flops", "FLOPs", who, names[by_flops], tolerance)
         if by_data != by_flops or abs(ratios["equal_data"][by_data] - ratios["equal_flops"][by_flops]) > 1e-9:
-            others = {row.metric: row for row in results.select("pair", run=run, reference=by_data)}
+            others = best_rows(results, run, by_data)
             yield from _budget(others, "equal_data", "data", who, names[by_data], tolerance)
         for name, reference in names.items():
             yield from _equal_loss(results, run, name, who, reference)
@@ -139,33 +145,40 @@ def _budget(
         return
     if not gap.bound and abs(rows[f"{metric}.ratio"].number - 1) > tolerance:
         reference = "baselines interpolated to its length"
-    noise = "outside the noise of the logged loss"
+    of = "of the held-out windows" if gap.on_heldout else "of the logged loss"
+    noise = f"outside the noise {of}"
     if gap.low is None:
-        noise = "too few logged steps to know the noise"
+        noise = f"too few {'windows' if gap.on_heldout else 'logged steps'} to know the noise"
     elif gap.winner == "undecided":
-        noise = "which decides nothing" if gap.bound else "within the noise of the logged loss"
+        noise = "which decides nothing" if gap.bound else f"within the noise {of}"
     interval = "" if gap.interval is None else f" (difference {_ends(gap, '+.4f')})"
     losses = [rows[f"{metric}.{side}_loss"].number for side in ("run", "reference")]
+    unit, side = "nats/held-out token" if gap.on_heldout else gap.unit, "below" if gap.value < 0 else "above"
     yield (
-        f"At equal {what} {run} ends {abs(gap.value):.4f} nats/token {'below' if gap.value < 0 else 'above'} "
-        f"{reference}: {losses[0]:.4f} against {losses[1]:.4f}{interval}, {noise}"
+        f"At equal {what} {run} ends {abs(gap.value):.4f} {unit} {side} {reference}: "
+        f"{losses[0]:.4f} against {losses[1]:.4f}{interval}, {noise}"
     ) + (f"; {gap.note}." if gap.bound else ".")
 
 
 def _equal_loss(results: Results, run: str, reference: str, who: str, other: str) -> Iterator[str]:
     """The speed-up at equal loss, or that there is none to tell, and where the run itself passes the reference."""
-    steps, times, hours = (
-        results.get("pair", run, f"equal_loss.{what}", reference)
-        for what in ("at.steps", "speedup.steps", "speedup.hours")
-    )
-    if steps is None or times is None or hours is None:
+    rows = best_rows(results, run, reference)
+    if "equal_loss.at.steps" not in rows:
         return
+    steps, times, hours = (
+        rows[f"equal_loss.{what}"] for what in ("at.steps", "speedup.steps", "speedup.hours")
+    )
+    metric, loss = (
+        (f"{ON_HELDOUT}final_loss", "final held-out loss")
+        if steps.on_heldout
+        else ("final_loss", "final loss")
+    )
     bound = BOUND_WORDS[times.bound]
     if steps.exists:
-        target = results.value(run, "final_loss")
+        target = results.value(run, metric)
         clock = f" and {bound}{hours.number:.2f} times in training hours" if hours.exists else ""
         yield (
-            f"For the final loss of {who} ({target:.4f}) the baseline needs {bound}{steps.number:,.0f} "
+            f"For the {loss} of {who} ({target:.4f}) the baseline needs {bound}{steps.number:,.0f} "
             f"steps{between(steps)}: a speed-up of {bound}{times.number:.2f} times in steps{between(times, 2)}"
             f"{clock}; {times.note}."
         )
@@ -173,12 +186,11 @@ def _equal_loss(results: Results, run: str, reference: str, who: str, other: str
         yield f"Equal loss: {times.note}; the speed-up in steps is {bound}{times.number:.2f} times."
     else:
         yield f"Equal loss of {who} and {other}: {times.note}."
-    reached = results.get("pair", run, "reaches.at.steps", reference)
-    faster = results.get("pair", run, "reaches.speedup.steps", reference)
-    if reached is not None and faster is not None and reached.exists:
-        target = results.value(reference, "final_loss")
+    reached, faster = rows["reaches.at.steps"], rows["reaches.speedup.steps"]
+    if reached.exists:
+        target = results.value(reference, metric)
         yield (
-            f"{who} passes the final loss of {other} ({target:.4f}) after {reached.number:,.0f} "
+            f"{who} passes the {loss} of {other} ({target:.4f}) after {reached.number:,.0f} "
             f"steps{between(reached)}: a speed-up of at least {faster.number:.2f} times."
         )
 
@@ -205,9 +217,14 @@ def _switch(rows: dict[str, Number], run: str, reference: str) -> str:
         rows[f"switch.{name}"] for name in ("step", "first_loss", "height_over_reference", "steps_to_recover")
     )
     text = f"At the switch (step {step.number:,.0f}) the loss of {run} jumps to {first.number:.2f}"
+    if first.on_heldout:
+        text = f"At the switch (step {step.number:,.0f}) the held-out loss of {run} is {first.number:.2f}"
     if height.exists:
         side = "above" if height.number > 0 else "still below"
         text += f", {abs(height.number):.2f} nats {side} {reference}"
+    if first.on_heldout and recovered.exists:
+        interval = between(recovered) if recovered.low != recovered.high else ""
+        return f"{text}; it is at or below that {recovered.number:,.0f} steps after the switch{interval}."
     return (
         f"{text}; smoothed it is at or below that from {recovered.number:,.0f} steps after the switch."
         if recovered.exists
@@ -217,7 +234,7 @@ def _switch(rows: dict[str, Number], run: str, reference: str) -> str:
 
 def _seed_sentences(results: Results) -> Iterator[str]:
     """The differences over seeds, with the names in front."""
-    for gap in results.select("seeds"):
+    for gap in results.best("seeds"):
         name, _, key = gap.metric.rpartition(".")
         if key != "difference":
             continue
@@ -268,7 +285,7 @@ def _pair_reproduction(results: Results) -> Iterator[str]:
         yield from _ordering(results, group)
     seen: set[str] = set()
     for reference, run in pairs:
-        times = results.get("pair", run.name, "equal_loss.speedup.steps", reference.name)
+        times = best_rows(results, run.name, reference.name).get("equal_loss.speedup.steps")
         theirs = _published_speedup(results, reference, run)
         if times is None or theirs is None or run.name in seen:
             continue
@@ -278,15 +295,24 @@ def _pair_reproduction(results: Results) -> Iterator[str]:
         yield f"Speed-up in steps at equal final loss, {name}: ours {ours}, the paper's {theirs}."
 
 
+def measured_name(results: Results, metric: str, runs: Iterable[RunFacts]) -> str:
+    """A metric on held-out windows where all of these runs have it, else as it is."""
+    heldout = f"{ON_HELDOUT}{metric}"
+    return heldout if all(results.value(run.name, heldout) is not None for run in runs) else metric
+
+
 def _direction(results: Results, metric: Metric, reference: RunFacts, run: RunFacts) -> Iterator[str]:
     """Sign of run minus reference, ours and the paper's."""
     published = [results.get("paper", side.name, metric.name) for side in (run, reference)]
-    ours = [results.get("run", side.name, metric.name) for side in (run, reference)]
+    name = measured_name(results, metric.name, (run, reference))
+    ours = [results.get("run", side.name, name) for side in (run, reference)]
     if None in published or any(number is None or not number.exists for number in ours):
         return
     theirs = published[0].number - published[1].number  # type: ignore[union-attr]
     gap = ours[0].number - ours[1].number  # type: ignore[union-attr]
-    row = {"final_loss": "equal_flops.difference"}.get(metric.name, "accuracy.difference")
+    row = "accuracy.difference"
+    if metric.name == "final_loss":
+        row = name.replace(metric.name, "equal_flops.difference")
     found = results.get("pair", run.name, row, reference.name)
     decided = None
     # equal_flops holds exactly this difference only where the two budgets are equal.
@@ -322,9 +348,11 @@ def _ordering(results: Results, group: str) -> Iterator[str]:
     """In how many pairs of variants the paper's order of final losses holds; needs three."""
     ours: dict[str, list[float]] = {}
     theirs: dict[str, float] = {}
-    for run in results.runs:
-        loss, published = (results.get(part, run.name, "final_loss") for part in ("run", "paper"))
-        if run.group == group and loss is not None and loss.exists and published is not None:
+    runs = [run for run in results.runs if run.group == group]
+    name = measured_name(results, "final_loss", runs)
+    for run in runs:
+        loss, published = results.get("run", run.name, name), results.get("paper", run.name, "final_loss")
+        if loss is not None and loss.exists and published is not None:
             ours.setdefault(run.label, []).append(loss.number)
             theirs[run.label] = published.number
     if len(ours) < 3:
@@ -398,3 +426,11 @@ def _gaps(results: Results) -> Iterator[str]:
         lacking = [run for run, number in found.items() if not number.exists]
         if lacking and len(lacking) < len(found):
             yield f"No {METRICS[name].words} for {', '.join(lacking)}: {found[lacking[0]].reason}."
+    lacking = [
+        run.name for run in results.runs if results.get("run", run.name, f"{ON_HELDOUT}final_loss") is None
+    ]
+    if 0 < len(lacking) < len(results.runs):
+        yield (
+            f"Held-out loss was not measured during training of {', '.join(lacking)}: what is said of "
+            f"{'it' if len(lacking) == 1 else 'them'} is read off training losses."
+        )

@@ -27,6 +27,11 @@ class ComparisonOptions(Strict):
         "acc_norm_first", description="acc_norm where a task has it, else acc; or acc always"
     )
 
+    @property
+    def redraws(self) -> tuple[float, int, int]:
+        """Level, number and seed of the redraws behind an interval."""
+        return (self.confidence, self.bootstrap_samples, self.bootstrap_seed)
+
     @model_validator(mode="after")
     def _odd_window(self) -> ComparisonOptions:
         if self.smoothing_window % 2 == 0:

@@ -11,8 +11,9 @@ import pandas as pd
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from tst_titan.compare.numbers import Number
-from tst_titan.report.draw_curves import view_of
+from tst_titan.compare.numbers import ON_HELDOUT, Number
+from tst_titan.compare.results import HELDOUT
+from tst_titan.report.draw_curves import curves_of, view_of
 from tst_titan.report.read import Experiment
 from tst_titan.report.style import CSS_VARIABLES, MANY_KEYS, Look, looks_of
 from tst_titan.report.text import AXES
@@ -40,14 +41,16 @@ def loss_chart(experiment: Experiment) -> Markup:
         groups: name to {"readable": [low, high], "whole": [low, high]}, nats/token.
         traces: Plotly's without x, y and colour, which chart.js takes from ``meta``: colour (a CSS variable's name
             where the page has one), x (a list for every axis), y ("smoothed", and "logged" where that differs),
-            group, and kind: "bag", "switch", "token" or "final".
+            group, and kind: "bag", "switch", "token", "final", or "training" behind held-out losses.
     """
     looks, shown = looks_of(experiment.runs), _shown_at_first(experiment)
     groups: dict[str, dict[str, list[float | int]]] = {}
     traces: list[Trace] = []
     for group in experiment.groups:
         runs = [run for run in experiment.runs if run.group == group]
-        view = view_of(experiment.curves[experiment.curves["run"].isin([run.name for run in runs])])
+        curves, behind = curves_of(experiment, runs)
+        heldout = experiment.measured_on(runs) == HELDOUT
+        view = view_of(curves)
         groups[group] = {"readable": _rounded(view.readable), "whole": _rounded(view.whole)}
         repeated = len({run.label for run in runs}) < len(runs)
         switches = sum(bool(run.bag_sizes) for run in runs if run.name in shown)
@@ -59,8 +62,10 @@ def loss_chart(experiment: Experiment) -> Markup:
             }
             look = looks[run.name]
             colour = CSS_VARIABLES.get(look.colour, look.colour)
-            final = experiment.get("run", run.name, "final_bag_loss" if run.bag_loss_only else "final_loss")
-            for trace in _traces(experiment.curve(run.name), final, look, view.whole):
+            ends = "final_bag_loss" if run.bag_loss_only else "final_loss"
+            final = experiment.get("run", run.name, f"{ON_HELDOUT}final_loss" if heldout else ends)
+            own = _traces(curves[curves["run"] == run.name], final, look, view.whole)
+            for trace in (*own, *_faint(behind[behind["run"] == run.name])):
                 if trace["meta"]["kind"] == "switch" and switches > _FEW_SWITCHES:
                     trace["opacity"] = 0.4
                 trace["meta"] |= {"group": group, "colour": colour}
@@ -93,18 +98,29 @@ def _traces(
                      "y": {"smoothed": _rounded(whole)}},
         }  # fmt: skip
     if not tokens.empty:
+        heldout = tokens["measured_on"].iloc[0] == HELDOUT
         yield {
             "mode": "lines+markers", "line": {"width": 2},
-            "marker": {"symbol": _SYMBOLS[look.marker], "size": 7, "maxdisplayed": 9},
+            "marker": {"symbol": _SYMBOLS[look.marker], **({"size": 5} if heldout else {"size": 7, "maxdisplayed": 9})},
             "showlegend": True, "hovertemplate": "%{y:.4f}", "meta": {"kind": "token", **_points(tokens)},
         }  # fmt: skip
     if final is not None and final.exists:
-        end = curve.iloc[-1]
+        end = first.iloc[-1]
         yield {
             "mode": "markers", "marker": {"symbol": "circle-open", "size": 12, "line": {"width": 2}},
             "showlegend": False, "hovertemplate": "%{y:.4f} final loss",
             "meta": {"kind": "final", "x": {axis: _rounded([end[axis]]) for axis in AXES},
                      "y": {"smoothed": _rounded([final.number])}},
+        }  # fmt: skip
+
+
+def _faint(curve: pd.DataFrame) -> Iterator[Trace]:
+    """The training losses of a run's token phases behind its held-out ones."""
+    tokens = curve[curve["comparable"]]
+    if not tokens.empty:
+        yield {
+            "mode": "lines", "opacity": 0.35, "line": {"width": 1}, "showlegend": False, "hoverinfo": "skip",
+            "meta": {"kind": "training", **_points(tokens)},
         }  # fmt: skip
 
 

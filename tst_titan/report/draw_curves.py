@@ -1,4 +1,7 @@
-"""Loss curves: every run of a group against steps, FLOPs, data tokens or hours, bag phase included."""
+"""Loss curves: every run of a group against steps, FLOPs, data tokens or hours, bag phase included.
+
+Held-out losses where all runs of a group were measured, training losses faint behind them; else training losses alone.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from tst_titan.compare.results import Results, RunFacts
+from tst_titan.compare.numbers import ON_HELDOUT
+from tst_titan.compare.results import HELDOUT, TRAINING, Results, RunFacts
 from tst_titan.report import drawing
 from tst_titan.report.panels import Panel
 from tst_titan.report.style import BAG_DASH, INK, MUTED, Look, format_axis, looks_of
@@ -41,7 +45,7 @@ def view_of(curves: pd.DataFrame) -> View:
     The readable range reaches from below the lowest smoothed token loss up to where the runs' token phases
     are after their first 30 %: what lies above is the start of training and the spike after the switch.
     """
-    token = curves[curves["comparable"]]
+    token = curves[_in_token_phase(curves)]
     whole = _padded(curves["smoothed"].min(), curves["smoothed"].max())
     if token.empty:
         return View(whole, whole)
@@ -74,11 +78,12 @@ def _panel(
         below = figure.add_subplot(grid[2 * row + 1, place])
         above = figure.add_subplot(grid[2 * row, place], sharex=below)
         runs = [run for run in experiment.runs if run.group == group]
-        curves = experiment.curves[experiment.curves["run"].isin([run.name for run in runs])]
+        curves, behind = curves_of(experiment, runs)
         if token_phase_only:
-            curves = curves[curves["comparable"] | ~curves["run"].isin(_with_tokens(runs))]
+            curves = curves[_in_token_phase(curves) | ~curves["run"].isin(_with_tokens(runs))]
         view = view_of(curves)
         for axes, (low, high) in ((above, view.whole), (below, view.readable)):
+            _draw_behind(axes, behind, looks, column)
             switches = _draw_group(axes, curves, runs, looks, column)
             axes.set_ylim(low, high)
         if 0 < len(switches) <= _FEW:
@@ -94,7 +99,7 @@ def _panel(
     bags = [drawing.key("bag loss", MUTED, linestyle=BAG_DASH, linewidth=1.2)]
     with_bags = any(run.bag_sizes for run in experiment.runs)
     drawing.legend(figure, (looks[run.name] for run in experiment.runs), bags if with_bags else [])
-    caption = f"Training loss against {AXIS_NAMES[column]}. {curve_note(experiment)}"
+    caption = f"{_loss_words(experiment)} against {AXIS_NAMES[column]}. {curve_note(experiment)}"
     name = "loss_steps" if column == "step" else f"loss_{column}"
     return drawing.finish(
         figure,
@@ -107,6 +112,24 @@ def _panel(
     )
 
 
+def curves_of(experiment: Results, runs: Sequence[RunFacts]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Curves of one group's runs: those that it is read by, and the training losses behind held-out ones, else none."""
+    curves = experiment.curves[experiment.curves["run"].isin([run.name for run in runs])]
+    chosen = curves["measured_on"] == experiment.measured_on(runs)
+    return curves[chosen], curves[~chosen & (curves["measured_on"] == TRAINING)]
+
+
+def _in_token_phase(curves: pd.DataFrame) -> pd.Series:
+    """Rows of next-token losses after the bag phase; held-out ones are there inside it too."""
+    return curves["comparable"] & (curves["phase"] != "bag")
+
+
+def _draw_behind(axes: Axes, curves: pd.DataFrame, looks: dict[str, Look], column: str) -> None:
+    """Training losses of token phases, faint."""
+    for (name, _), part in curves[curves["comparable"]].groupby(["run", "segment"], sort=True):
+        axes.plot(part[column], part["smoothed"], color=looks[name].colour, alpha=0.3, linewidth=0.8)
+
+
 def _draw_group(
     axes: Axes, curves: pd.DataFrame, runs: Sequence[RunFacts], looks: dict[str, Look], column: str
 ) -> list[float]:
@@ -115,7 +138,7 @@ def _draw_group(
     switches: dict[float, str] = {}
     for run in runs:
         look, curve = looks[run.name], curves[curves["run"] == run.name]
-        for _, part in curve.groupby("segment", sort=True):
+        for _, part in curve.groupby(["segment", "comparable"], sort=True):
             x = part[column].to_numpy(float)
             if not part["comparable"].iloc[0]:
                 axes.plot(
@@ -123,7 +146,7 @@ def _draw_group(
                 )
                 switches[float(x[-1])] = look.colour
                 continue
-            if few:
+            if few and part["measured_on"].iloc[0] == TRAINING:
                 axes.plot(x, part["loss"], color=look.colour, alpha=0.18, linewidth=0.6)
         _token_line(axes, curve[curve["comparable"]], look, column, few)
     if len(switches) <= _FEW:
@@ -136,16 +159,27 @@ def _token_line(axes: Axes, part: pd.DataFrame, look: Look, column: str, few: bo
     """The smoothed token-phase curve, in one piece, with its markers."""
     if part.empty:
         return
-    every = max(1, len(part) // (8 if few else 4))
+    every, size = max(1, len(part) // (8 if few else 4)), 4.5 if few else 3.5
+    if part["measured_on"].iloc[0] == HELDOUT:
+        every, size = 1, 3.2 if few else 2.0  # every measurement
     axes.plot(
         part[column], part["smoothed"], color=look.colour, linewidth=1.6 if few else 1.1,
-        marker=look.marker, markevery=(every // 2, every), markersize=4.5 if few else 3.5, markeredgewidth=0,
+        marker=look.marker, markevery=(every // 2, every), markersize=size, markeredgewidth=0,
     )  # fmt: skip
 
 
 def _is_few(experiment: Results, group: str) -> bool:
     """Whether a group has so few runs that the logged losses are drawn too."""
     return sum(run.group == group for run in experiment.runs) <= _FEW
+
+
+def _on_heldout(experiment: Results) -> bool:
+    """Whether the curves show held-out losses."""
+    return experiment.measured_on(experiment.runs) == HELDOUT
+
+
+def _loss_words(experiment: Results) -> str:
+    return "Held-out loss" if _on_heldout(experiment) else "Training loss"
 
 
 def _with_tokens(runs: Sequence[RunFacts]) -> list[str]:
@@ -155,10 +189,15 @@ def _with_tokens(runs: Sequence[RunFacts]) -> list[str]:
 
 def curve_note(experiment: Results) -> str:
     """What the lines of a loss figure mean."""
-    options = experiment.facts.options
-    text = f"Strong lines: a line fitted to {options.smoothing_window} logged steps around each point"
+    fitted = f"a line fitted to {experiment.facts.options.smoothing_window} logged steps around each point"
+    text = f"Strong lines: {fitted}"
     if any(_is_few(experiment, group) for group in experiment.groups):
         text += "; faint: as logged"
+    if _on_heldout(experiment):
+        text = (
+            "Strong lines with a mark a measurement: next-token loss on held-out windows, the same for "
+            f"every run, in the bag phase too; faint: the training loss, {fitted}"
+        )
     if any(run.bag_sizes for run in experiment.runs):
         text += (
             ". Dashed and lighter: the bag loss, a mean over the tokens of a bag, which no token loss can be "
@@ -168,16 +207,15 @@ def curve_note(experiment: Results) -> str:
 
 
 def _alt(experiment: Results, column: str) -> str:
+    final = f"{ON_HELDOUT}final_loss" if _on_heldout(experiment) else "final_loss"
     ends = [
-        f"{run.label} {number_text(experiment.get('run', run.name, 'final_loss'))}"
+        f"{run.label} {number_text(experiment.get('run', run.name, final))}"
         for run in experiment.runs[:12]
-        if experiment.value(run.name, "final_loss") is not None
+        if experiment.value(run.name, final) is not None
     ]
     more = " and more" if len(experiment.runs) > len(ends) else ""
-    return (
-        f"Line chart of training loss in nats per token against {AXIS_NAMES[column]}. Final losses: "
-        f"{', '.join(ends)}{more}."
-    )
+    what = f"{_loss_words(experiment).lower()} in nats per token against {AXIS_NAMES[column]}"
+    return f"Line chart of {what}. Final losses: {', '.join(ends)}{more}."
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from tst_titan.compare.kinds import kind_named
 from tst_titan.compare.metrics import TASK, metric_of, task_order
-from tst_titan.compare.numbers import Number
+from tst_titan.compare.numbers import ON_HELDOUT, Number
 from tst_titan.compare.results import Results
 from tst_titan.report import drawing
 from tst_titan.report.panels import Panel
 from tst_titan.report.style import INK, MUTED, SERIES, Look, looks_of
 from tst_titan.report.text import interval_text, number_text, signed_text
 
-_LOSSES = ("final_loss", "heldout_nats_per_token")
+# The held-out loss of the whole evaluation says what that of the windows says, and better.
+_LOSSES = ("heldout_nats_per_token", f"{ON_HELDOUT}final_loss", "final_loss")
 _ROW = 0.3
 _MOST_ROWS = 40
 _MOST_LABELS = 8
@@ -35,6 +36,8 @@ def draw_final_loss(experiment: Results, folder: Path) -> Panel | None:
     numbers = {
         column: part for column, part in numbers.items() if any(number.exists for number in part.values())
     }
+    if ("run", _LOSSES[0]) in numbers:
+        numbers.pop(("run", _LOSSES[1]), None)
     looks = looks_of(runs)
     figure, (places,) = drawing.figure_of(1, len(numbers), row_height=_ROW * len(rows), base=1.1, sharey=True)
     for axes, ((part, metric), found) in zip(places, numbers.items(), strict=True):

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tst_titan import text
-from tst_titan.compare.results import Sentence
+from tst_titan.compare.results import HELDOUT, Sentence
 from tst_titan.errors import UserError
 from tst_titan.files import write_atomically, write_if_changed
 from tst_titan.paper import SOURCE
@@ -186,6 +186,7 @@ def _experiment(experiment: Experiment, panels: list[dict[str, Any]]) -> dict[st
         "curves": curves,
         "inlined_curves": curves if len(experiment.runs) <= _MANY_RUNS else curves[:1],
         "curves_caption": curve_note(experiment),
+        "heldout_curves": experiment.measured_on(experiment.runs) == HELDOUT,
         "axes": AXES,
         "groups": experiment.groups,
         "chart": chart.loss_chart(experiment),

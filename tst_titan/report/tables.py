@@ -7,10 +7,20 @@ from typing import Any
 
 from tst_titan.compare.evaluations import NOT_SCORED
 from tst_titan.compare.kinds.grid import BAG_LOSS, baseline_of, best_of, cells_of, grids_of
-from tst_titan.compare.metrics import BUDGETS, LOSSES, READ, TASK, is_own, metric_of, metric_rank, task_order
-from tst_titan.compare.numbers import Number
+from tst_titan.compare.metrics import (
+    BUDGETS,
+    HELDOUT,
+    LOSSES,
+    READ,
+    TASK,
+    is_own,
+    metric_of,
+    metric_rank,
+    task_order,
+)
+from tst_titan.compare.numbers import ON_HELDOUT, Number
 from tst_titan.compare.results import Results, RunFacts
-from tst_titan.compare.sentences import BOUND_WORDS
+from tst_titan.compare.sentences import BOUND_WORDS, best_rows
 from tst_titan.paper import SOURCE_SHORT
 from tst_titan.report.text import (
     cell_note,
@@ -132,9 +142,7 @@ def pair_table(experiment: Results) -> Table | None:
     repeated = len(set(labels)) < len(labels)
     rows = []
     for reference, run in experiment.pairs():
-        numbers = {
-            row.metric: row for row in experiment.select("pair", run=run.name, reference=reference.name)
-        }
+        numbers = best_rows(experiment, run.name, reference.name)
         cells = [
             _budget_cell(numbers, "equal_flops"),
             _budget_cell(numbers, "equal_data"),
@@ -194,7 +202,9 @@ def _columns(experiment: Results) -> list[str]:
     """Columns in the order of the paper's tables; evaluations that no run has are left out."""
     found = {number.metric for number in experiment.select("run") if number.exists}
     tasks = task_order({name for name in found if name.startswith(TASK) or is_own(name)})
-    losses = [name for name in LOSSES if name != "final_loss_last"]
+    losses = [name for name in LOSSES if name in found or not name.startswith(ON_HELDOUT)]
+    if HELDOUT[0] in found:
+        losses = [name for name in losses if not name.startswith(ON_HELDOUT)]
     if "final_bag_loss" in found:
         losses.insert(1, "final_bag_loss")
     evaluations = [name for name in ("average_accuracy", *tasks, "mmlu") if name in found]
@@ -252,7 +262,8 @@ def _budget_cell(numbers: dict[str, Number], metric: str) -> Cell:
     gap, ours, theirs = (numbers[f"{metric}.{what}"] for what in ("difference", "run_loss", "reference_loss"))
     if not gap.exists:
         return Cell(GAP, None, gap.reason, lines=(gap.reason,), metric=metric)
-    lines = [f"{number_text(ours)} against {number_text(theirs)}", interval_text(gap)]
+    lines = ["held out" if gap.on_heldout else ""]
+    lines += [f"{number_text(ours)} against {number_text(theirs)}", interval_text(gap)]
     lines += ["read inside a curve: favours the shorter run"] if gap.bound else []
     lines.append(_WINNERS.get(gap.winner, "undecided"))
     note = f"{gap.note}; {cell_note(gap)}"
@@ -293,11 +304,7 @@ def _switch_cell(numbers: dict[str, Number]) -> Cell:
     step, height, recovered = (
         numbers[f"switch.{what}"] for what in ("step", "height_over_reference", "steps_to_recover")
     )
-    after = (
-        f"recovers after {number_text(recovered)} steps"
-        if recovered.exists
-        else f"not recovered: {recovered.reason}"
-    )
+    after = f"recovers after {number_text(recovered)} steps" if recovered.exists else recovered.reason
     lines = (f"at step {number_text(step)}", after)
     return Cell(signed_text(height), height.value, cell_note(height), lines=lines, metric="switch")
 

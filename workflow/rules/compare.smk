@@ -29,6 +29,7 @@ localrules:
 rule compare:
     input:
         spec=RESULTS + "/compare/{scale}/{experiment}/spec.yaml",
+        # They are written after the stages' metrics.jsonl and heldout.jsonl, which old stages lack, and stand for them.
         manifests=lambda w: sorted(
             {
                 f"{RESULTS}/train/{stage.path}/manifest.json"

@@ -14,9 +14,10 @@ from scipy import stats
 
 from tst_titan import paper
 from tst_titan.compare.kinds import Kind
+from tst_titan.compare.losses import losses_of
 from tst_titan.compare.metrics import HELDOUT, TASK, is_own, metric_of, metric_rank
 from tst_titan.compare.noise import LARGE, t_quantile
-from tst_titan.compare.numbers import Number, difference, merge_sources, missing
+from tst_titan.compare.numbers import ON_HELDOUT, Number, difference, merge_sources, missing
 from tst_titan.compare.results import Results, Sentence
 from tst_titan.compare.runs import RunData
 from tst_titan.compare.seeds import difference_over_seeds, mean_over_seeds, measured_on_same_text, values_of
@@ -86,7 +87,8 @@ class Grid(Kind):
     def answer(self, results: Results) -> str:
         """How many cells win, and the best: of the held-out loss, else of the first metric that has gains."""
         metrics = sorted(
-            dict.fromkeys(metric for _, metric in grids_of(results)), key=lambda name: name not in HELDOUT
+            dict.fromkeys(metric for _, metric in grids_of(results)),
+            key=lambda name: (not name.startswith(ON_HELDOUT), name not in HELDOUT),
         )
         for metric in metrics:
             grids = [group for group, name in grids_of(results) if name == metric]
@@ -170,7 +172,7 @@ def paper_grid(results: Results, group: str, metric: str) -> pd.DataFrame:
     )
     if metric == "average_accuracy":
         return paper.average_accuracy(rows)[columns]
-    name = "loss" if metric == "final_loss" else metric.removeprefix(TASK)
+    name = "loss" if metric.removeprefix(ON_HELDOUT) == "final_loss" else metric.removeprefix(TASK)
     return rows.loc[rows["metric"] == name, columns]
 
 
@@ -185,11 +187,16 @@ def _variants(runs: Sequence[RunData]) -> dict[str, list[RunData]]:
 
 
 def _chosen(wanted: Sequence[str], runs: Sequence[RunData]) -> list[str]:
-    """The wanted metrics, "accuracy" standing for every task (one that no run has makes a grid of gaps); else all."""
+    """The wanted metrics (one that no run has makes a grid of gaps); all where none are named.
+
+    "accuracy" stands for every task, "final_loss" for that on held-out windows too, if it was measured.
+    """
     names = dict.fromkeys(name for run in runs for name in run.metrics if metric_of(name).measured)
     there = [name for name in names if any(name in run.metrics and run.metrics[name].exists for run in runs)]
     tasks = [name for name in there if name.startswith(TASK) or is_own(name)]
-    return [name for item in wanted for name in (tasks if item == "accuracy" else [item])] or there
+    heldout = [name for name in there if name.startswith(ON_HELDOUT)]
+    stands_for = {"accuracy": tasks, "final_loss": [*heldout, "final_loss"]}
+    return [name for item in wanted for name in stands_for.get(item, [item])] or there
 
 
 def _grid(
@@ -292,9 +299,7 @@ def _gain(
         return missing(_mean(here, metric, options).reason, unit)
     sources = merge_sources(*ours.values(), *theirs.values())
     if len(ours) == len(theirs) == 1:
-        dof = min(run.final.mean.dof for run in (*here, *baselines)) if metric == "final_loss" else LARGE
-        (own,), (other,) = ours.values(), theirs.values()
-        gap = difference(own, other, t_quantile(options.confidence, dof))
+        gap = _gap(metric, _having(here, metric)[0], _having(baselines, metric)[0], options)
     else:
         same_text = measured_on_same_text(metric, baselines[0], here[0])
         gap = difference_over_seeds(values_of(theirs), values_of(ours), options.confidence, unit, same_text)[
@@ -305,10 +310,23 @@ def _gain(
     return Number(sign * gap.number, unit, sources, gap.stderr, low, high, _GAIN_METHOD)
 
 
+def _gap(metric: str, run: RunData, baseline: RunData, options: ComparisonOptions) -> Number:
+    """Run minus baseline, of one seed each; losses on the same windows are paired."""
+    for losses in losses_of(options, run, baseline):
+        if metric == losses.final_metric:
+            return losses.final_gap(run, baseline)
+    quantile = t_quantile(options.confidence, LARGE)
+    return difference(run.metrics[metric], baseline.metrics[metric], quantile)
+
+
+def _having(runs: Sequence[RunData], metric: str) -> list[RunData]:
+    """The runs that have a metric."""
+    return [run for run in runs if metric in run.metrics and run.metrics[metric].exists]
+
+
 def _by_seed(runs: Sequence[RunData], metric: str) -> dict[int, Number]:
     """A metric by seed, where it exists."""
-    found = {run.spec.seed: run.metrics.get(metric) for run in runs}
-    return {seed: number for seed, number in found.items() if number is not None and number.exists}
+    return {run.spec.seed: run.metrics[metric] for run in _having(runs, metric)}
 
 
 def _mean(runs: Sequence[RunData], metric: str, options: ComparisonOptions) -> Number:
@@ -326,7 +344,8 @@ def _mean(runs: Sequence[RunData], metric: str, options: ComparisonOptions) -> N
 
 def _published(runs: Sequence[RunData], metric: str) -> Number | None:
     """The paper's number for the first of the runs that has one."""
-    return next((run.published[metric] for run in runs if metric in run.published), None)
+    name = metric.removeprefix(ON_HELDOUT)
+    return next((run.published[name] for run in runs if name in run.published), None)
 
 
 def _same_flops(baseline: RunData, others: Sequence[RunData], options: ComparisonOptions) -> bool:

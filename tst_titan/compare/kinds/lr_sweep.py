@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tst_titan.compare.kinds import Kind
-from tst_titan.compare.noise import t_quantile
-from tst_titan.compare.numbers import Number, difference, missing
+from tst_titan.compare.losses import TrainingLosses, losses_of
+from tst_titan.compare.numbers import Number, missing
 from tst_titan.compare.results import Results, Sentence
 from tst_titan.compare.runs import LOSS_UNIT, RunData
 from tst_titan.compare.sentences import amount, between, in_group
@@ -47,16 +47,24 @@ class Sweep(Kind):
         several = len({group for group, _ in places}) < len(places)
         for (group, model), members in places.items():
             title = f"{group} {' '.join(map(str, model))}".strip() if several else group
-            dof = min((run.final.mean.dof for run in members if run.final.mean.stderr is not None), default=1)
-            yield from self._sweep(title, members, t_quantile(spec.options.confidence, dof))
+            for losses in losses_of(spec.options, *members):
+                for row in self._sweep(title, members, losses):
+                    yield replace(row, metric=losses.prefix + row.metric)
 
-    def _sweep(self, group: str, members: Sequence[RunData], quantile: float) -> Iterator[Number]:
-        """All rows of one sweep."""
+    def _sweep(self, group: str, members: Sequence[RunData], losses: TrainingLosses) -> Iterator[Number]:
+        """All rows of one sweep, of held-out or of training losses."""
+        named = {run.name: run for run in members}
+
+        def gap(run: Number, reference: Number, method: str) -> Number:
+            sides = (named[point.runs[0]] for point in (run, reference))
+            found = losses.final_gap(*sides)
+            return replace(found, method=f"{method}; {found.method}" if losses.prefix else method)
+
         by_key: dict[tuple[object, ...], list[RunData]] = {}
         for run in members:
             by_key.setdefault(self._key(run), []).append(run)
         names = _names(list(by_key))
-        points = {names[key]: self._points(group, names[key], part) for key, part in by_key.items()}
+        points = {names[key]: self._points(group, names[key], part, losses) for key, part in by_key.items()}
         best = {
             name: min((p for p in part if p.exists), key=lambda p: p.number, default=None)
             for name, part in points.items()
@@ -73,18 +81,18 @@ class Sweep(Kind):
             theirs = {point.x: point for point in points[baseline]} if baseline is not None else {}
             for point in points[name]:
                 if point.x in theirs:
-                    gap = difference(point, theirs[point.x], quantile, "minus baseline")
-                    yield gap.at("sweep", "difference", group=group, run=name, x=point.x)
+                    found = gap(point, theirs[point.x], "minus baseline")
+                    yield found.at("sweep", "difference", group=group, run=name, x=point.x)
             ours, other = best[name], None if baseline is None else best[baseline]
-            gap = missing("no baseline, or no token loss", LOSS_UNIT)
+            found = missing("no baseline, or no token loss", LOSS_UNIT)
             if ours is not None and other is not None:
-                gap = difference(ours, other, quantile, "best minus the baseline's best")
-            yield gap.at("sweep", "best_difference", group=group, run=name)
+                found = gap(ours, other, "best minus the baseline's best")
+            yield found.at("sweep", "best_difference", group=group, run=name)
 
-    def _points(self, group: str, name: str, runs: Sequence[RunData]) -> list[Number]:
+    def _points(self, group: str, name: str, runs: Sequence[RunData], losses: TrainingLosses) -> list[Number]:
         """One series, sorted along the axis."""
         points = [
-            run.metrics["final_loss"].at(
+            run.metrics[losses.final_metric].at(
                 "sweep",
                 "final_loss",
                 group=group,
@@ -106,14 +114,14 @@ class Sweep(Kind):
 
     def sentences(self, results: Results) -> Iterator[Sentence]:
         """Best point of every series; edges and gaps to the baseline."""
-        rows = results.select("sweep")
+        rows = results.best("sweep")
         for group in dict.fromkeys(row.group for row in rows):
             yield from self._group_sentences(in_group(group), [row for row in rows if row.group == group])
 
     def _group_sentences(self, head: str, rows: Sequence[Number]) -> Iterator[Sentence]:
         for row in rows:
             where = f"{row.x:g}" if row.x is not None else ""
-            if row.metric == "best":
+            if row.base == "best":
                 text = f"{head}{row.run} is best at {self.words} {where} ({amount(row)})."
                 if self.is_tuned:
                     yield Sentence(kind="result", text=text)
@@ -122,11 +130,11 @@ class Sweep(Kind):
                     text += "its optimum may lie beyond."
                     yield Sentence(kind="warning", text=text)
         for row in rows:
-            if row.metric == "difference" and row.exists:
+            if row.base == "difference" and row.exists:
                 text = f"{head}at {self.words} {row.x:g}, {row.run} minus baseline: {amount(row)}."
                 yield Sentence(kind="result", text=text)
         for row in rows:
-            if row.metric == "best_difference" and row.exists and self.is_tuned:
+            if row.base == "best_difference" and row.exists and self.is_tuned:
                 text = f"{head}each at its own best {self.words}, {row.run} minus baseline: {amount(row)}."
                 yield Sentence(kind="result", text=text)
 
@@ -134,15 +142,17 @@ class Sweep(Kind):
         """Series against baseline: each at its own best x, or x by x where none is sought."""
         metric = "best_difference" if self.is_tuned else "difference"
         said = []
-        for row in results.select("sweep", metric=metric):
+        for row in results.best("sweep", base=metric):
             if row.exists:
                 where = (
                     f"each at its own best {self.words}" if self.is_tuned else f"at {self.words} {row.x:g}"
                 )
                 noise = {True: "", False: ", within the noise", None: ", error not known"}[row.excludes_zero]
-                gap = (
-                    f"{abs(row.number):.4f} nats per training token {'lower' if row.number < 0 else 'higher'}"
+                side, token = (
+                    "lower" if row.number < 0 else "higher",
+                    "held-out" if row.on_heldout else "training",
                 )
+                gap = f"{abs(row.number):.4f} nats per {token} token {side}"
                 text = f"{in_group(row.group)}{where}, {row.run} ends {gap} than the baseline"
                 said.append(f"{text}{between(row, 4)}{noise}.")
         return " ".join(said)
@@ -151,8 +161,8 @@ class Sweep(Kind):
         """A line a variant, groups side by side; a ring marks the best point of each."""
         from tst_titan.report import drawing
 
-        rows = results.select("sweep")
-        points = [row for row in rows if row.metric == "final_loss"]
+        rows = results.best("sweep")
+        points = [row for row in rows if row.base == "final_loss"]
         if not points:
             return []
         is_baseline = {row.run: results.run_named[row.runs[0]].is_baseline for row in points}
@@ -164,28 +174,29 @@ class Sweep(Kind):
             names = dict.fromkeys(row.run for row in members)
             for name, shift in zip(names, drawing.shifts(len(names)), strict=True):
                 series = {
-                    what: [row for row in members if (row.run, row.metric) == (name, what)]
+                    what: [row for row in members if (row.run, row.base) == (name, what)]
                     for what in ("final_loss", "best")
                 }
                 drawing.line(axes, series["final_loss"], "x", looks[name], width=0.9, shift=shift)
                 for best in series["best"]:
                     drawing.ring(axes, best.x, best, looks[name], shift)
-            ticks = sorted({row.x for row in members if row.metric == "final_loss" and row.x is not None})
+            ticks = sorted({row.x for row in members if row.base == "final_loss" and row.x is not None})
             axes.set_xscale("log")
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
             axes.set_xlabel(self.label)
             axes.set_title(group, color=drawing.INK)
-        places[0].set_ylabel("Final loss, nats per token")
+        loss = "Final held-out loss" if points[0].on_heldout else "Final loss"
+        places[0].set_ylabel(f"{loss}, nats per token")
         ring = drawing.key("best of its line", drawing.MUTED, marker="o", markersize=9, hollow=True)
         drawing.legend(figure, looks.values(), [ring])
         said = "; ".join(
             f"{row.group + ' ' if row.group else ''}{row.run} best at {row.x:g} ({value_text(row.value, row.unit)})"
             for row in rows
-            if row.metric == "best"
+            if row.base == "best"
         )
-        title = f"Final loss over {self.label[0].lower()}{self.label[1:]}"
-        caption = "Final loss of every run with its interval; a ring marks the best point of each line."
+        title = f"{loss} over {self.label[0].lower()}{self.label[1:]}"
+        caption = f"{loss} of every run with its interval; a ring marks the best point of each line."
         return [
             drawing.finish(figure, folder, f"sweep_{self.axis}", title, caption, f"{title}: {said}.", points)
         ]

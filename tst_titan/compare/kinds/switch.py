@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
-from tst_titan.compare.arithmetic import switch_spike
 from tst_titan.compare.kinds import Kind
+from tst_titan.compare.losses import losses_of
 from tst_titan.compare.noise import t_quantile
 from tst_titan.compare.numbers import Number, merge_sources, missing, with_error
-from tst_titan.compare.pairs import references_of, switch_numbers
+from tst_titan.compare.pairs import references_of
 from tst_titan.compare.results import Results, Sentence
 from tst_titan.compare.runs import LOSS_UNIT, RunData
 from tst_titan.compare.sentences import in_group
@@ -38,35 +38,40 @@ class SwitchKind(Kind):
 
     def numbers(self, runs: Sequence[RunData], spec: ComparisonSpec) -> Iterator[Number]:
         """Jump and recovery run by run, then the trend of every group."""
-        jumps: dict[str, list[Number]] = {}
+        jumps: dict[tuple[str, str], list[Number]] = {}
         for run in runs:
             baselines = references_of(run, runs, self)
             if not baselines:
                 continue
             baseline = min(baselines, key=lambda other: abs(other.steps - run.steps))
-            spike = switch_spike(run.curve, baseline.curve, spec.options.smoothing_window)
-            if spike is None:
-                continue
-            found = switch_numbers(spike, merge_sources(run.metrics_files, baseline.metrics_files))
             size = float(run.spec.axes["bag_size"])
             place = {"group": run.spec.group, "run": run.name, "reference": baseline.name, "bag_size": size}
-            rows = [found[metric].at("switch", metric, **place) for metric in _SHOWN]
-            jumps.setdefault(run.spec.group, []).append(rows[0])
-            yield from rows
-        for group, rows in jumps.items():
-            yield per_doubling(rows, spec.options.confidence).at("switch", "per_doubling", group=group)
+            for losses in losses_of(spec.options, run, baseline):
+                found = losses.switch(run, baseline)
+                rows = [
+                    found[metric].at("switch", losses.prefix + metric, **place) for metric in _SHOWN if found
+                ]
+                jumps.setdefault((losses.prefix, run.spec.group), []).extend(rows[:1])
+                yield from rows
+        for (prefix, group), rows in jumps.items():
+            trend = per_doubling(rows, spec.options.confidence)
+            yield trend.at("switch", f"{prefix}per_doubling", group=group)
 
     def sentences(self, results: Results) -> Iterator[Sentence]:
         """Every run's jump, then how jumps grow with the bag size."""
-        for row in results.select("switch", metric="height_over_reference"):
-            recovery = results.get("switch", row.run, "steps_to_recover", row.reference)
+        for row in results.best("switch", base="height_over_reference"):
+            metric = row.metric.replace(row.base, "steps_to_recover")
+            recovery = results.get("switch", row.run, metric, row.reference)
             after = f"not met again: {recovery.reason}" if recovery is not None else ""
+            if recovery is not None and row.on_heldout:
+                after = recovery.reason
             if recovery is not None and recovery.exists:
                 after = f"the baseline is met again after {recovery.number:,.0f} steps"
-            jump = f"{row.number:+.2f} nats from the baseline" if row.exists else row.reason
+            nats = "nats held out" if row.on_heldout else "nats"
+            jump = f"{row.number:+.2f} {nats} from the baseline" if row.exists else row.reason
             head = f"{in_group(row.group)}{results.run_named[row.run].label} (s = {row.bag_size:g})"
             yield Sentence(kind="result", text=f"{head}: the switch costs {jump}; {after}.")
-        for row in results.select("switch", metric="per_doubling"):
+        for row in results.best("switch", base="per_doubling"):
             if row.exists:
                 known = {
                     True: "",
@@ -86,14 +91,14 @@ class SwitchKind(Kind):
         """Jump and recovery over the bag size, a line a group."""
         from tst_titan.report import drawing
 
-        rows = [row for row in results.select("switch") if row.metric in _SHOWN]
+        rows = [row for row in results.best("switch") if row.base in _SHOWN]
         if not any(row.exists for row in rows):
             return []
         looks = drawing.looks_of_names({row.group: False for row in rows})
         figure, places = drawing.figure_of(len(_SHOWN), 1, row_height=2.4, sharex=True)
         for (axes,), (metric, label) in zip(places, _SHOWN.items(), strict=True):
             for (group, look), shift in zip(looks.items(), drawing.shifts(len(looks)), strict=True):
-                line = [row for row in rows if (row.group, row.metric) == (group, metric)]
+                line = [row for row in rows if (row.group, row.base) == (group, metric)]
                 drawing.line(
                     axes, sorted(line, key=lambda row: row.bag_size or 0.0), "bag_size", look, shift=shift
                 )
@@ -103,15 +108,16 @@ class SwitchKind(Kind):
             axes.set_ylabel(label)
         axes.set_xlabel("Bag size s")
         drawing.legend(figure, looks.values() if len(looks) > 1 else [])
+        loss = "held-out loss" if any(row.on_heldout for row in rows) else "smoothed training loss"
         told = "; ".join(
             f"s = {row.bag_size:g}: {row.number:.2f} nats"
             for row in rows
-            if row.exists and row.metric in list(_SHOWN)[:1]
+            if row.exists and row.base in list(_SHOWN)[:1]
         )
         return [drawing.finish(
             figure, folder, "switch", "The switch over bag sizes",
-            "Above: by how much the loss jumps over the baseline's when bags give way to tokens. Below: steps until "
-            "the smoothed loss is back at the baseline's; a run that never is has no point.",
+            f"Above: by how much the {loss} jumps over the baseline's when bags give way to tokens. Below: steps until "
+            "it is back at the baseline's; a run that never is, or that was never above it, has no point.",
             f"Two charts over bag size. Jumps: {told}.", rows,
         )]  # fmt: skip
 

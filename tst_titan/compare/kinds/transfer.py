@@ -20,6 +20,7 @@ import numpy as np
 from tst_titan import paper
 from tst_titan.compare.arithmetic import length_crossing
 from tst_titan.compare.kinds import Kind
+from tst_titan.compare.losses import TrainingLosses, losses_of
 from tst_titan.compare.noise import exact
 from tst_titan.compare.numbers import Bound, Number, merge_sources, missing
 from tst_titan.compare.pairs import family_of
@@ -27,7 +28,6 @@ from tst_titan.compare.results import Results, Sentence
 from tst_titan.compare.runs import RunData
 from tst_titan.compare.sentences import BOUND_WORDS, between, in_group, name_of, said
 from tst_titan.compare.spec import ComparisonSpec
-from tst_titan.config.comparison import ComparisonOptions
 from tst_titan.text import value_text
 
 if TYPE_CHECKING:
@@ -52,26 +52,33 @@ class Transfer(Kind):
             if run.spec.is_baseline or not run.final.comparable or run.metrics["bag_steps"].number == 0:
                 continue
             axes = {name: float(run.axis(name) or 0) for name in self.needs}
-            for metric, number in _worth(run, _baselines_of(run, runs), spec.options).items():
-                yield number.at("transfer", metric, group=run.spec.group, run=run.name, **axes)
+            place = {"group": run.spec.group, "run": run.name, **axes}
+            for losses in losses_of(spec.options, run):
+                family = [other for other in _baselines_of(run, runs) if losses.compares(run, other)]
+                if family or not losses.prefix:
+                    for metric, number in _worth(run, family, losses).items():
+                        yield number.at("transfer", losses.prefix + metric, **place)
+            published = _published_worth(run)
+            if published is not None:
+                yield published.at("transfer", "paper.worth", **place)
 
     def sentences(self, results: Results) -> Iterator[Sentence]:
         """Run by run, or one sentence a group where there are too many runs to name."""
-        rows = results.select("transfer", metric="worth")
+        rows = results.best("transfer", base="worth")
         yield from said(
             "result", _each(results, rows) if len(rows) <= _MANY_RUNS else _summary(results, rows)
         )
 
     def answer(self, results: Results) -> str:
         """The range over each group's runs."""
-        return " ".join(_summary(results, results.select("transfer", metric="worth")))
+        return " ".join(_summary(results, results.best("transfer", base="worth")))
 
     def draw(self, results: Results, folder: Path) -> list[Panel]:
         """Worth against r, one line a bag size, groups side by side, the paper's in open markers."""
         from tst_titan.report import drawing
 
-        rows = results.select("transfer")
-        worths = [row for row in rows if row.metric == "worth"]
+        rows = results.best("transfer")
+        worths = [row for row in rows if row.base == "worth"]
         if not worths:
             return []
         groups = list(dict.fromkeys(row.group for row in worths))
@@ -81,7 +88,7 @@ class Transfer(Kind):
             for (size, look), shift in zip(looks.items(), drawing.shifts(len(looks)), strict=True):
                 for metric in ("worth", "paper.worth"):
                     line = [
-                        row for row in rows if (row.group, row.bag_size, row.metric) == (group, size, metric)
+                        row for row in rows if (row.group, row.bag_size, row.base) == (group, size, metric)
                     ]
                     line.sort(key=lambda row: row.bag_fraction or 0.0)
                     drawing.line(
@@ -118,23 +125,19 @@ def _baselines_of(run: RunData, runs: Sequence[RunData]) -> list[RunData]:
     return family_of(same_seed[0], same_seed) if same_seed else []
 
 
-def _worth(run: RunData, family: Sequence[RunData], options: ComparisonOptions) -> dict[str, Number]:
+def _worth(run: RunData, family: Sequence[RunData], losses: TrainingLosses) -> dict[str, Number]:
     """Worth of a bag step of one run, read off its baselines."""
-    published = _published_worth(run)
-    more = {} if published is None else {"paper.worth": published}
     bag = run.metrics["bag_steps"].number
     token = run.steps - bag
-    sources = merge_sources(run.metrics["final_loss"], *(item.metrics["final_loss"] for item in family))
+    sources = merge_sources(*(side.metrics[losses.final_metric] for side in (run, *family)))
     if len(family) < 2:
         reason = f"{len(family)} baseline lengths in this group; two are needed"
         return {
             "baseline_steps": missing(reason, "steps", sources),
             "worth": missing(reason, UNIT, sources),
-        } | more
-    found = length_crossing(
-        np.array([item.steps for item in family]), [item.final.mean for item in family], run.final.mean,
-        options.confidence, options.bootstrap_samples, options.bootstrap_seed,
-    )  # fmt: skip
+        }
+    lengths, finals = np.array([item.steps for item in family]), [losses.final(item) for item in family]
+    found = length_crossing(lengths, finals, losses.final(run), *losses.options.redraws)
     if found.position is None:
         nearest, bound = _nearest(found.status, [item.steps for item in family])
         words = BOUND_WORDS[bound].strip()
@@ -145,7 +148,7 @@ def _worth(run: RunData, family: Sequence[RunData], options: ComparisonOptions) 
         steps = Number(ends[0], "steps", sources, None, *ends[1:], "interpolated final losses")
         value, low, high = (None if end is None else (end - token) / bag for end in ends)
         worth = Number(value, UNIT, sources, None, low, high, "(N - T) / B")
-    return {"baseline_steps": steps, "worth": worth} | more
+    return {"baseline_steps": steps, "worth": worth}
 
 
 def _nearest(status: str, lengths: Sequence[int]) -> tuple[int, Bound]:
