@@ -52,6 +52,35 @@ class PublishedRun(Strict):
     variant: Literal["baseline", "tst", "tst_reinitialized_io"]
 
 
+class StartFrom(Strict):
+    """Weights that a run begins with, in place of new ones. A text alone is the path."""
+
+    path: str | None = Field(
+        None,
+        min_length=1,
+        description="folder in Hugging Face's format or of torchtitan's (DCP), or hf://owner/name@revision",
+    )
+    run: str | None = Field(
+        None,
+        pattern=r"^[^/]+/[^/]+$",
+        description="experiment/run: its exported final model, at the same scale and the scale's own seed",
+    )
+    trust: bool = Field(
+        False, description="unpickle the .metadata of a DCP checkpoint that these results do not hold"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_text_is_the_path(cls, given: object) -> object:
+        return {"path": given} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _one_place(self) -> StartFrom:
+        if (self.path is None) == (self.run is None):
+            raise ValueError("give either path or run")
+        return self
+
+
 class RunSpec(Strict):
     """One run of an experiment, in terms of the scale."""
 
@@ -83,6 +112,7 @@ class RunSpec(Strict):
     )
     phase_decay: bool = Field(False, description="let every phase decay on its own (patch-level training)")
     paper: PublishedRun | None = Field(None, description="the paper's version of the run")
+    start_from: StartFrom | None = Field(None, description="default: the experiment's")
     epochs: PositiveFloat | None = Field(
         None, description="limit the corpus so that the equal-FLOPs baseline reads it this many times"
     )
@@ -173,6 +203,9 @@ class ExperimentConfig(Strict):
         None, description="take runs, grid, size and seeds of this experiment instead of one's own"
     )
     seeds: PositiveInt = Field(1, description="number of seeds; every run is made once per seed")
+    start_from: StartFrom | None = Field(
+        None, description="what its runs begin with (continued pretraining); default new weights"
+    )
     token_phase_only: bool = Field(False, description="draw the token phase alone")
     evaluate: tuple[Literal["heldout", "tasks"], ...] = Field(
         ("heldout", "tasks"), description="what is measured on final models, besides the training loss"
