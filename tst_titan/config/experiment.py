@@ -35,6 +35,15 @@ Kind = Literal[
     "switch",
     "corpus_statistics",
 ]
+
+
+def _plain_path(path: str) -> str:
+    """Rules hand paths to a shell."""
+    if not re.fullmatch(r"[\w@%+=:,./-]+", path):
+        raise ValueError("a folder's name is letters, digits and _ - . / @ % + = : , only (no space, no ~)")
+    return path
+
+
 OpenFraction = Annotated[Float, Field(gt=0, lt=1)]
 
 
@@ -113,17 +122,29 @@ class RunSpec(Strict):
     phase_decay: bool = Field(False, description="let every phase decay on its own (patch-level training)")
     paper: PublishedRun | None = Field(None, description="the paper's version of the run")
     start_from: StartFrom | None = Field(None, description="default: the experiment's")
+    made_elsewhere: Annotated[str, AfterValidator(_plain_path)] | None = Field(
+        None,
+        description="folder of a run that another trainer made (docs/comparison.md); takes label, role and group alone",
+    )
     epochs: PositiveFloat | None = Field(
         None, description="limit the corpus so that the equal-FLOPs baseline reads it this many times"
     )
 
     @property
     def resolved_role(self) -> str:
-        """The role given, or what follows from having bags."""
+        """The role given, or what follows from having bags, or from being made elsewhere."""
+        if self.made_elsewhere is not None:
+            return self.role or "elsewhere"
         return self.role or ("tst" if self.bags else "baseline")
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> RunSpec:
+        if self.made_elsewhere is not None:
+            if others := self.model_fields_set - {"made_elsewhere", "label", "role", "group"}:
+                raise ValueError(
+                    f"{min(others)} has no effect on a run that was made elsewhere: leave it out, or made_elsewhere"
+                )
+            return self
         if (self.resolved_role == "baseline") != (not self.bags):
             has = "bags" if self.bags else "no bags"
             raise ValueError(
@@ -217,7 +238,9 @@ class ExperimentConfig(Strict):
 
     @model_validator(mode="after")
     def _has_something(self) -> ExperimentConfig:
-        own = bool(self.runs) or self.grid is not None
+        own = any(run.made_elsewhere is None for run in self.runs.values()) or self.grid is not None
+        if self.runs and not own:
+            raise ValueError("all runs are made_elsewhere; one of its own belongs to an experiment")
         if not own and self.runs_of is None and self.kind != "corpus_statistics":
             raise ValueError("give runs, grid or both, or runs_of")
         if own and self.runs_of is not None:
@@ -321,13 +344,6 @@ class PlanConfig(Strict):
 
     mfu: Fraction = Field(0.4, description="share of the peak that training reaches")
     peak_tflops: PositiveFloat = Field(989.0, description="of one device; 989 is an H100's in dense bfloat16")
-
-
-def _plain_path(path: str) -> str:
-    """Rules hand paths to a shell."""
-    if not re.fullmatch(r"[\w@%+=:,./-]+", path):
-        raise ValueError("a folder's name is letters, digits and _ - . / @ % + = : , only (no space, no ~)")
-    return path
 
 
 class ProjectConfig(Strict):

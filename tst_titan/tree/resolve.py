@@ -107,6 +107,11 @@ class Experiment:
     runs: tuple[Run, ...]
 
     @property
+    def elsewhere(self) -> dict[str, RunSpec]:
+        """The runs that another trainer made, by name."""
+        return {name: run for name, run in self.config.runs.items() if run.made_elsewhere is not None}
+
+    @property
     def trained(self) -> tuple[Run, ...]:
         """Its runs, and before them those whose final models they start from."""
         found: list[Run] = []
