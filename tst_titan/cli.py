@@ -31,6 +31,7 @@ COMMANDS = {
     # Plan and train.
     "check": Command("tst_titan.run.check", "every mistake in the files of configs/, before anything runs"),
     "plan": Command("tst_titan.run.plan", "stages, FLOPs, hours and disk of experiments, before they run"),
+    "start": Command("tst_titan.titan.start", "check and hash the weights that runs start from"),
     "train": Command("tst_titan.run.launch", "train one stage of the tree, with all its processes"),
     "status": Command("tst_titan.run.status", "state, step, speed and time left of every stage"),
     "prune": Command("tst_titan.run.prune", "remove the checkpoints that nothing needs any more"),

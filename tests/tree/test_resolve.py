@@ -106,6 +106,65 @@ def test_runs_that_differ_only_at_the_switch_share_the_bag_phase(catalog):
     }
 
 
+FIRST = {"title": "t", "shows": "s", "kind": "feeding", "runs": {"baseline": {}}}
+FROM_FIRST = {"run": "first/baseline"}
+
+
+def test_runs_that_start_from_anothers_model_share_their_trunk_among_themselves_alone(catalog):
+    write(catalog.folder / "experiments/first.yaml", FIRST)
+    runs = {
+        "baseline": {},
+        "longer": {"times": 2.0},
+        "tst": {"bags": [{}]},
+        "theirs": {"start_from": "hf://owner/name@v1"},
+    }
+    found = experiment(catalog, start_from=FROM_FIRST, runs=runs)
+    assert lineages(found.runs) == {
+        "baseline": "token-90-from_first.baseline/decay-100",
+        "longer": "token-90-from_first.baseline/token-180/decay-200",
+        "tst": "bag4-25-from_first.baseline/token-90/decay-100",
+        "theirs": "token-90-from_owner.name.v1/decay-100",
+    }
+    stages = stages_of([found])
+    starts = {path.split("/", 1)[1]: stage.config.start_from for path, stage in stages.items()}
+    assert starts["token-90-from_first.baseline"] == "first.baseline"
+    assert starts["token-90-from_first.baseline/token-180"] is None
+    # What they start from is trained, too, under the name that it has for itself.
+    assert starts["token-90"] is None and len(stages) == 11
+    assert {run.name for run in found.runs} == set(runs)
+    assert {run.lineage for run in found.trained} == {"token-90/decay-100", *lineages(found.runs).values()}
+
+
+def test_all_seeds_start_from_one_model_and_a_chain_is_followed(catalog):
+    write(catalog.folder / "experiments/first.yaml", FIRST)
+    second = {**FIRST, "start_from": FROM_FIRST}
+    write(catalog.folder / "experiments/second.yaml", second)
+    found = experiment(catalog, seeds=2, start_from={"run": "second/baseline"}, runs={"baseline": {}})
+    assert {(run.seed, run.recipe, run.lineage) for run in found.trained} == {
+        (0, "s-small", "token-90/decay-100"),
+        (0, "s-small", "token-90-from_first.baseline/decay-100"),
+        (0, "s-small", "token-90-from_second.baseline/decay-100"),
+        (1, "s-small-seed1", "token-90-from_second.baseline/decay-100"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        ({"run": "first/basline"}, "did you mean 'baseline'?); first has: baseline"),
+        ({"run": "e/baseline"}, "an experiment cannot start from itself"),
+        ({"run": "nothing/baseline"}, "unknown experiment 'nothing'"),
+        ({"run": "first/baseline", "path": "/x"}, "give either path or run"),
+        ({"run": "first"}, "start_from.run"),
+    ],
+)
+def test_a_start_that_is_none_is_refused(catalog, start, words):
+    write(catalog.folder / "experiments/first.yaml", FIRST)
+    with pytest.raises(UserError) as refused:
+        experiment(catalog, start_from=start, runs={"baseline": {}})
+    assert words in str(refused.value)
+
+
 def test_a_longer_decay_leaves_the_trunk_alone(catalog):
     found = experiment(catalog, runs={"a": {}, "b": {"decay_times": 2.0}})
     assert lineages(found.runs) == {"a": "token-90/decay-100", "b": "token-90/decay-110"}

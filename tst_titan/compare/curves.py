@@ -102,9 +102,9 @@ def run_curve(stages: Sequence[Stage], cache: dict[str, pd.DataFrame] | None = N
     device_seconds = 0.0
     for stage in stages:
         path = stage.metrics_path
-        if path not in cache:
+        if stage.logged is None and path not in cache:
             cache[path] = read_metrics(Path(path))
-        metrics = cache[path]
+        metrics = cache[path] if stage.logged is None else stage.logged
         before = stage.number("seconds") - stage.number("stage_seconds")
         world = stage.number("world_size")
         part = metrics[["step", "latents", "data_tokens", "flops", "loss", "lr", "grad_norm"]].copy()

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from tst_titan.compare.elsewhere import FILES
 from tst_titan.compare.spec import ComparisonSpec, PublishedCell, RunSpec, TableReference
 from tst_titan.config.experiment import PublishedRun
+from tst_titan.config.experiment import RunSpec as Spec
 from tst_titan.config.load import dump
+from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
 from tst_titan.tree.project import Project
 from tst_titan.tree.resolve import Experiment, Run
@@ -49,7 +52,9 @@ def make_spec(project: Project, experiment: Experiment) -> ComparisonSpec:
         experiment=experiment.name, scale=project.scale_name, kind=config.kind, title=config.title,
         question=config.shows, caveat=caveat,
         paper=config.paper[0] if config.paper else None, metrics=config.metrics, tables=tables,
-        options=project.config.comparison, runs=tuple(_run_spec(project, experiment, run) for run in experiment.runs),
+        options=project.config.comparison,
+        runs=(*(_run_spec(project, experiment, run) for run in experiment.runs),
+              *(_elsewhere(experiment.name, name, run) for name, run in experiment.elsewhere.items())),
     )  # fmt: skip
 
 
@@ -64,6 +69,28 @@ def _run_spec(project: Project, experiment: Experiment, run: Run) -> RunSpec:
     return RunSpec(
         name=run.name, label=run.label, role=run.role, seed=run.seed, group=run.group, axes=run.axes, stages=stages,
         paper=_published(experiment, run), **files,
+    )  # fmt: skip
+
+
+def _elsewhere(experiment: str, name: str, run: Spec) -> RunSpec:
+    """A run that another trainer made.
+
+    Raises:
+        UserError: its folder lacks a file.
+    """
+    folder = str(run.made_elsewhere).rstrip("/")
+    for file in FILES:
+        if not Path(folder, file).is_file():
+            raise UserError(
+                f"configs/experiments/{experiment}.yaml: key runs.{name}.made_elsewhere: {folder}/{file} is missing; "
+                f"such a run has {' and '.join(FILES)} (docs/comparison.md)"
+            )
+    evaluated = {
+        key: f"{folder}/{file}" for key, (_, file) in EVALUATIONS.items() if Path(folder, file).is_file()
+    }
+    return RunSpec(
+        name=name, label=run.label or name, role=run.resolved_role, group=run.group or "", made_elsewhere=folder,
+        **evaluated,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from tst_titan import paper
 from tst_titan.compare.arithmetic import FinalLoss, final_loss
 from tst_titan.compare.curves import heldout_curve, run_curve
+from tst_titan.compare.elsewhere import axes_of, read_elsewhere
 from tst_titan.compare.evaluations import read_heldout, read_tasks
 from tst_titan.compare.metrics import METRICS, TASK
 from tst_titan.compare.noise import MeanWithError, mean_of_windows
@@ -113,7 +114,11 @@ def load_run(spec: RunSpec, options: ComparisonOptions, cache: FileCache) -> Run
     Raises:
         UserError: a file is missing, malformed or of another run (see stages, curves, evaluations).
     """
-    stages = read_path(spec.stages, cache.stages)
+    if spec.made_elsewhere is None:
+        stages = read_path(spec.stages, cache.stages)
+    else:
+        stages = read_elsewhere(spec.made_elsewhere)
+        spec = spec.model_copy(update={"axes": axes_of(stages) | spec.axes})
     curve = run_curve(stages, cache.metrics)
     heldout = heldout_curve(stages, curve, cache.heldout)
     final = final_loss(curve, options.last_k)

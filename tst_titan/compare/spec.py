@@ -47,10 +47,21 @@ class RunHeading(Strict):
 class RunSpec(RunHeading):
     """One run: a path of stages, and the evaluations of its final model."""
 
-    stages: tuple[str, ...] = Field(min_length=1, description="stage folders, root first")
+    stages: tuple[str, ...] = Field((), description="stage folders, root first")
+    made_elsewhere: str | None = Field(
+        None,
+        description="instead: folder of a run that another trainer made",
+        exclude_if=lambda value: value is None,
+    )
     heldout: str | None = Field(None, description="heldout.json of the final model")
     heldout_documents: str | None = Field(None, description="its loss document by document")
     tasks: str | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> RunSpec:
+        if bool(self.stages) == (self.made_elsewhere is not None):
+            raise ValueError("give either stages or made_elsewhere")
+        return self
 
 
 class TableReference(Strict):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from tst_titan.compare.results import read_json
 from tst_titan.errors import UserError
 
@@ -27,10 +29,12 @@ class Stage:
     Attributes:
         directory: as given in the spec; ``manifest_path`` and ``metrics_path`` are inside it.
         manifest: the whole of manifest.json.
+        logged: its lines of metrics.jsonl where that file is not its own alone: of a run made elsewhere.
     """
 
     directory: str
     manifest: dict[str, Any]
+    logged: pd.DataFrame | None = None
 
     @property
     def manifest_path(self) -> str:

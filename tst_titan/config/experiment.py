@@ -35,6 +35,15 @@ Kind = Literal[
     "switch",
     "corpus_statistics",
 ]
+
+
+def _plain_path(path: str) -> str:
+    """Rules hand paths to a shell."""
+    if not re.fullmatch(r"[\w@%+=:,./-]+", path):
+        raise ValueError("a folder's name is letters, digits and _ - . / @ % + = : , only (no space, no ~)")
+    return path
+
+
 OpenFraction = Annotated[Float, Field(gt=0, lt=1)]
 
 
@@ -50,6 +59,35 @@ class PublishedRun(Strict):
     model: Literal["270M", "600M", "3B", "10B-A1B"]
     total_steps: PositiveInt
     variant: Literal["baseline", "tst", "tst_reinitialized_io"]
+
+
+class StartFrom(Strict):
+    """Weights that a run begins with, in place of new ones. A text alone is the path."""
+
+    path: str | None = Field(
+        None,
+        min_length=1,
+        description="folder in Hugging Face's format or of torchtitan's (DCP), or hf://owner/name@revision",
+    )
+    run: str | None = Field(
+        None,
+        pattern=r"^[^/]+/[^/]+$",
+        description="experiment/run: its exported final model, at the same scale and the scale's own seed",
+    )
+    trust: bool = Field(
+        False, description="unpickle the .metadata of a DCP checkpoint that these results do not hold"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_text_is_the_path(cls, given: object) -> object:
+        return {"path": given} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _one_place(self) -> StartFrom:
+        if (self.path is None) == (self.run is None):
+            raise ValueError("give either path or run")
+        return self
 
 
 class RunSpec(Strict):
@@ -83,17 +121,30 @@ class RunSpec(Strict):
     )
     phase_decay: bool = Field(False, description="let every phase decay on its own (patch-level training)")
     paper: PublishedRun | None = Field(None, description="the paper's version of the run")
+    start_from: StartFrom | None = Field(None, description="default: the experiment's")
+    made_elsewhere: Annotated[str, AfterValidator(_plain_path)] | None = Field(
+        None,
+        description="folder of a run that another trainer made (docs/comparison.md); takes label, role and group alone",
+    )
     epochs: PositiveFloat | None = Field(
         None, description="limit the corpus so that the equal-FLOPs baseline reads it this many times"
     )
 
     @property
     def resolved_role(self) -> str:
-        """The role given, or what follows from having bags."""
+        """The role given, or what follows from having bags, or from being made elsewhere."""
+        if self.made_elsewhere is not None:
+            return self.role or "elsewhere"
         return self.role or ("tst" if self.bags else "baseline")
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> RunSpec:
+        if self.made_elsewhere is not None:
+            if others := self.model_fields_set - {"made_elsewhere", "label", "role", "group"}:
+                raise ValueError(
+                    f"{min(others)} has no effect on a run that was made elsewhere: leave it out, or made_elsewhere"
+                )
+            return self
         if (self.resolved_role == "baseline") != (not self.bags):
             has = "bags" if self.bags else "no bags"
             raise ValueError(
@@ -183,6 +234,9 @@ class ExperimentConfig(Strict):
         None, description="take runs, grid, size and seeds of this experiment instead of one's own"
     )
     seeds: PositiveInt = Field(1, description="number of seeds; every run is made once per seed")
+    start_from: StartFrom | None = Field(
+        None, description="what its runs begin with (continued pretraining); default new weights"
+    )
     token_phase_only: bool = Field(False, description="draw the token phase alone")
     evaluate: tuple[Literal["heldout", "tasks"], ...] = Field(
         ("heldout", "tasks"), description="what is measured on final models, besides the training loss"
@@ -206,7 +260,9 @@ class ExperimentConfig(Strict):
 
     @model_validator(mode="after")
     def _has_something(self) -> ExperimentConfig:
-        own = bool(self.runs) or self.grid is not None
+        own = any(run.made_elsewhere is None for run in self.runs.values()) or self.grid is not None
+        if self.runs and not own:
+            raise ValueError("all runs are made_elsewhere; one of its own belongs to an experiment")
         if not own and self.runs_of is None and self.kind != "corpus_statistics":
             raise ValueError("give runs, grid or both, or runs_of")
         if own and self.runs_of is not None:
@@ -321,13 +377,6 @@ class PlanConfig(Strict):
 
     mfu: Fraction = Field(0.4, description="share of the peak that training reaches")
     peak_tflops: PositiveFloat = Field(989.0, description="of one device; 989 is an H100's in dense bfloat16")
-
-
-def _plain_path(path: str) -> str:
-    """Rules hand paths to a shell."""
-    if not re.fullmatch(r"[\w@%+=:,./-]+", path):
-        raise ValueError("a folder's name is letters, digits and _ - . / @ % + = : , only (no space, no ~)")
-    return path
 
 
 class ProjectConfig(Strict):

@@ -192,6 +192,9 @@ class StageConfig(Strict):
     optimizer: OptimizerConfig
     schedule: StageSchedule
     handover: HandoverConfig | None = Field(None, description="absent in a root stage")
+    start_from: str | None = Field(
+        None, description="of a root stage: name below <results>/start of the weights that it begins with"
+    )
 
     @property
     def bag_size(self) -> int:
@@ -241,6 +244,8 @@ class StageConfig(Strict):
             raise ValueError(f"end_step ({self.end_step}) must lie after start_step ({self.start_step})")
         if (self.start_step == 0) != (self.handover is None):
             raise ValueError("handover belongs to every stage but the first of a run")
+        if self.start_from is not None and self.start_step:
+            raise ValueError("start_from belongs to the first stage of a run; the others have a parent")
         if self.phase == "bag" and self.superposition is None:
             raise ValueError("phase bag needs superposition")
         if self.phase == "token" and self.superposition is not None:

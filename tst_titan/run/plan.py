@@ -72,7 +72,7 @@ def models_of(plan: Plan) -> dict[str, ParameterCounts]:
     found = {
         sizes[run.size].model: run.stages[0].config.model.count_parameters()  # type: ignore[index]
         for experiment in plan.project.wanted()
-        for run in experiment.runs
+        for run in experiment.trained
     }
     return dict(sorted(found.items()))
 

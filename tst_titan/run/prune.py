@@ -129,6 +129,8 @@ class Pruning:
         found: dict[Path, str] = {}
         for spec in sorted(self.results.glob("compare/*/*/spec.yaml")):
             for planned in read_yaml(spec)["runs"]:
+                if not planned["stages"]:
+                    continue  # made elsewhere
                 last = StageFolder.at(Path(planned["stages"][-1]))
                 path = root / last.recipe / last.lineage
                 found.setdefault(path, f"{spec.parent.name}: {planned['name']}")

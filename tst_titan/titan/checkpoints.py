@@ -10,7 +10,9 @@ from typing import Any
 
 import torch.distributed as dist
 from torchtitan.components.checkpointer import CheckpointManager
+from torchtitan.components.checkpointer.base import MODEL
 
+from tst_titan.titan.start import load_expert_biases
 from tst_titan.tree.checkpoint import damage, list_path, set_aside, write_list
 from tst_titan.tree.folder import StageFolder
 
@@ -37,9 +39,12 @@ class StageCheckpoints(CheckpointManager):
         self.handed_over = self._find_load_step() == -1 and self.initial_load_path is not None
         # torchtitan applies exclusions at every load; a restart must take back everything.
         self.exclude_from_loading = [OPTIMIZER_STATE] if self.handed_over and self.fresh_optimizer else []
-        if self.handed_over:
+        if self.handed_over and not self.initial_load_model_only:
             self._check_parent()
-        return super()._load(step)
+        loaded = super()._load(step)
+        if self.handed_over and self.initial_load_in_hf:
+            load_expert_biases(self.states[MODEL].model, Path(self.initial_load_path or ""))
+        return loaded
 
     def _set_damaged_aside(self) -> None:
         while (step := self._find_load_step()) != -1:

@@ -32,6 +32,7 @@ from tst_titan.titan.loader import LaneLoader, NoTokenizer
 from tst_titan.titan.metrics import ExpertLoad, StageMetrics
 from tst_titan.titan.models import build_model_spec
 from tst_titan.titan.schedule import scheduler_config
+from tst_titan.titan.start import HUGGING_FACE, place_of
 from tst_titan.titan.superposition import Superposition, superpose
 from tst_titan.titan.trainer import StageTrainer
 from tst_titan.tree.folder import StageFolder
@@ -201,6 +202,8 @@ class Job:
         )
 
     def _expected_first_loss(self) -> float | None:
+        if self.stage.start_from is not None:
+            return None
         sup = self.stage.superposition
         if sup is None or sup.sides == "input_only":
             return math.log(self.stage.model.vocab_size)
@@ -215,8 +218,8 @@ class Job:
         return get_peak_flops(self.device_name) * self.runtime.world_size
 
     def _checkpoint(self) -> StageCheckpoints.Config:
-        handover = self.stage.handover
-        load_path = None
+        handover, start = self.stage.handover, self.folder.start
+        load_path = None if start is None else str(place_of(self.folder.results, start))
         if self.parent is not None and self.folder.parent is not None:
             load_path = str(self.folder.parent.path / self.parent["checkpoint"])
         return StageCheckpoints.Config(
@@ -227,8 +230,9 @@ class Job:
             keep_latest_k=self.runtime.keep_last_checkpoints,
             async_mode="async" if self.runtime.async_checkpoint else "disabled",
             initial_load_path=load_path,
+            initial_load_in_hf=start is not None and start["kind"] == HUGGING_FACE,
             # Both default to True in torchtitan, which would drop Adam's moments at the switch.
-            initial_load_model_only=False,
+            initial_load_model_only=start is not None,
             last_save_model_only=False,
             fresh_optimizer=handover is not None and handover.load == "model_only",
         )

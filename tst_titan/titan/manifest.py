@@ -48,7 +48,7 @@ def write_stage_manifest(job: Job, data: DataManifest, started: float) -> None:
             "end_step": stage.end_step,
             "identity": job.identity,
             "stage_sha256": folder.stage_sha256,
-            "parent_identity": job.parent["identity"] if job.parent else None,
+            "parent_identity": (job.parent or folder.start or {}).get("identity"),
             "data_identity": data.identity,
             "latents": last["latents"],
             "data_tokens": last["data_tokens"],

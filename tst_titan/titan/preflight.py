@@ -58,6 +58,26 @@ def check_job(folder: StageFolder, first_on_node: bool = True) -> DataManifest:
     return manifest
 
 
+def check_start(folder: StageFolder, data: DataManifest, first_on_node: bool) -> None:
+    """Check what a root stage begins with: that it is what was hashed, of the stage's shape and the corpus's tokenizer.
+
+    Args:
+        folder: a root stage that does not begin with new weights.
+        data: manifest of its corpus.
+        first_on_node: compare hashes too.
+
+    Raises:
+        UserError: it is not.
+    """
+    from tst_titan.titan.start import check_files, check_model, check_tokenizer, place_of
+
+    assert folder.start is not None
+    place = place_of(folder.results, folder.start)
+    check_files(place, folder.start["files"], hashes=first_on_node)
+    check_model(place, folder.start["kind"], folder.stage.model)
+    check_tokenizer(place, folder.data_manifest.parent / data.tokenizer.path, data.corpus)
+
+
 def check_space(folder: StageFolder, checkpoints: Path) -> None:
     """Check that the stage's checkpoints fit on the disk.
 

@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(folder: StageFolder, started: float) -> int:
-    from tst_titan.titan.preflight import check_job, check_space
+    from tst_titan.titan.preflight import check_job, check_space, check_start
 
     one_process_defaults()
     rank = int(os.environ["RANK"])
@@ -57,6 +57,8 @@ def _train(folder: StageFolder, started: float) -> int:
     parent = folder.parent_manifest()
     data = check_job(folder, first_on_node=os.environ["LOCAL_RANK"] == "0")
     identity = folder.identity(data.identity, parent["identity"] if parent else None)
+    if folder.start and not complete_checkpoints(folder.checkpoint_folder(identity)):
+        check_start(folder, data, first_on_node=os.environ["LOCAL_RANK"] == "0")
     with sole_writer(folder) if rank == 0 else nullcontext():
         _log_to_file(folder, rank)
         if rank == 0:
@@ -154,7 +156,9 @@ def _say_where_it_starts(folder: StageFolder, identity: str, parent: dict[str, A
     counts = folder.stage.model.count_parameters()
     active = "" if counts.active == counts.total else f", {counts.active:,} active"
     print(f"{title}  {counts.total:,} parameters{active}", file=sys.stderr)
-    origin = f"{parent['lineage']} at step {parent['end_step']}" if parent else "nothing"
+    origin = folder.start["path"] if folder.start else "nothing"
+    if parent:
+        origin = f"{parent['lineage']} at step {parent['end_step']}"
     print(f"{title}  starts from {origin}", file=sys.stderr)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tst_titan.config.experiment import BagSpec, RunSpec, SizeConfig
 from tst_titan.config.schema import HandoverConfig, StageSchedule
 from tst_titan.errors import UserError
+from tst_titan.tree.start import FROM
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,14 @@ def schedule_of(piece: Piece, size: SizeConfig, spec: RunSpec) -> StageSchedule:
     )
 
 
-def segment_name(piece: Piece, handover: HandoverConfig | None) -> str:
-    """``bag6-6000``, ``token-18000``, ``decay-20000``, with a suffix for every option that is not the default."""
+def segment_name(piece: Piece, handover: HandoverConfig | None, start: str | None = None) -> str:
+    """``bag6-6000``, ``token-18000``, ``decay-20000``, with a suffix for every option that is not the default.
+
+    Args:
+        piece: which steps.
+        handover: None for the first piece of a run.
+        start: name of what the run starts from; the first segment ends with it.
+    """
     bag_name = f"bag{piece.bag.bag_size}" + ("decay" if piece.decaying else "") if piece.bag else None
     name = bag_name or piece.phase
     suffixes = []
@@ -101,6 +108,8 @@ def segment_name(piece: Piece, handover: HandoverConfig | None) -> str:
         suffixes += ["model_only"] if handover.load == "model_only" else []
         suffixes += ["reinit_" + "_".join(handover.reinitialize)] if handover.reinitialize else []
         suffixes += [f"rewarm{handover.rewarm_steps}"] if handover.rewarm_steps else []
+    if start is not None and piece.start == 0:
+        suffixes.append(FROM + start)
     return "-".join([f"{name}-{piece.end}", *suffixes])
 
 

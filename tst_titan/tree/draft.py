@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from tst_titan.config.experiment import BagSpec, RunSpec, ScaleConfig, SizeConfig
+from tst_titan.config.experiment import BagSpec, RunSpec, ScaleConfig, SizeConfig, StartFrom
 from tst_titan.config.load import parse
 from tst_titan.config.parallel import check_parallel
 from tst_titan.config.schema import (
@@ -21,6 +21,7 @@ from tst_titan.config.schema import (
 )
 from tst_titan.errors import UserError
 from tst_titan.tree.cut import Piece, cut_into_pieces, schedule_of, segment_name
+from tst_titan.tree.start import start_name
 
 
 class ScaleError(UserError):
@@ -37,6 +38,7 @@ class Draft:
         pieces: stretches of steps, in order.
         rate: peak learning rate.
         limit: tokens of the corpus that the run may read, None for all.
+        start_from: what it begins with, None for new weights.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Draft:
     limit: int | None
     bags: tuple[BagSpec, ...]
     pieces: tuple[Piece, ...]
+    start_from: StartFrom | None = None
 
     def stages(self) -> Iterator[tuple[str, StageConfig, RuntimeConfig]]:
         """Lineage, config and run-time config of every stage, in order.
@@ -63,7 +66,7 @@ class Draft:
         parameters = self.model.count_parameters().total
         for piece in self.pieces:
             config = parse(StageConfig, self._stage_content(piece), self.where)
-            segment = segment_name(piece, config.handover)
+            segment = segment_name(piece, config.handover, self.start)
             lineage = f"{lineage}/{segment}" if lineage else segment
             runtime = self.size.with_heldout_interval(self.size.runtime or self.scale.runtime)
             runtime = runtime.for_model(parameters)
@@ -87,6 +90,11 @@ class Draft:
             axes["epochs"] = self.spec.epochs
         return axes
 
+    @property
+    def start(self) -> str | None:
+        """Name of what the run begins with."""
+        return None if self.start_from is None else start_name(self.start_from)
+
     def handover(self, piece: Piece) -> HandoverConfig | None:
         """The run's own hand-over at the switch to tokens, the plain one between other stages."""
         if piece.start == 0:
@@ -98,7 +106,7 @@ class Draft:
         """What determines the steps of a piece, besides where it ends; equal for runs that may share them."""
         bag = piece.bag.model_copy(update={"bag_fraction": None}) if piece.bag else None
         schedule = schedule_of(piece, self.size, self.spec)
-        return (piece.start, bag, schedule, self.handover(piece))
+        return (piece.start, bag, schedule, self.handover(piece), self.start)
 
     def cut_at(self, steps: Iterable[int], only: Callable[[Piece], bool] = lambda piece: True) -> Draft:
         """The same run with stage boundaries at ``steps`` as well, in the pieces that ``only`` picks."""
@@ -154,6 +162,7 @@ class Draft:
             ),
             "schedule": schedule_of(piece, self.size, self.spec),
             "handover": self.handover(piece),
+            "start_from": self.start if piece.start == 0 else None,
         }
 
 
@@ -202,6 +211,7 @@ class Drafter:
     scale_name: str
     default_size: str
     models: Mapping[str, ModelConfig]
+    start_from: StartFrom | None = None
 
     def draft(self, name: str, spec: RunSpec, seed: int, where: str) -> Draft:
         """One run.
@@ -240,6 +250,7 @@ class Drafter:
             limit=limit,
             bags=bags,
             pieces=tuple(pieces),
+            start_from=spec.start_from or self.start_from,
         )
         return draft.cut_where_experiments_meet()
 

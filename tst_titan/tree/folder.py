@@ -16,6 +16,7 @@ from tst_titan.errors import UserError
 from tst_titan.files import read_json, write_if_changed
 from tst_titan.tree.checkpoint import METADATA, damage
 from tst_titan.tree.metrics import MetricsFile
+from tst_titan.tree.start import name_in, read_start, start_folder
 
 
 def stage_yaml(config: StageConfig) -> str:
@@ -34,7 +35,10 @@ def sha256_of(text: str) -> str:
 
 
 def identity_of(stage_sha256: str, data_identity: str, parent_identity: str | None) -> str:
-    """Hash of all that determines a result: stage.yaml, the data's content, the parent's identity (none: a root)."""
+    """Hash of all that determines a result: stage.yaml, the data's content, the identity of what it starts from.
+
+    That is the parent's, or for a root that of the weights that it begins with, if they are not new.
+    """
     return sha256_of("\n".join([stage_sha256, data_identity, parent_identity or "root"]))
 
 
@@ -119,6 +123,16 @@ class StageFolder:
     def stage_sha256(self) -> str:
         """Hash of the bytes of stage.yaml."""
         return hashlib.sha256((self.path / "stage.yaml").read_bytes()).hexdigest()
+
+    @cached_property
+    def start(self) -> dict[str, Any] | None:
+        """Manifest of the weights that a root stage begins with; None for new ones, and for every other stage.
+
+        Raises:
+            UserError: it was not made yet.
+        """
+        name = name_in(self.lineage) if self.parent is None else None
+        return None if name is None else read_start(self.results, name)
 
     @property
     def data_manifest(self) -> Path:
@@ -235,8 +249,9 @@ class StageFolder:
         return manifest
 
     def identity(self, data_identity: str, parent_identity: str | None) -> str:
-        """Hash of all that determines the result: this stage.yaml, the data's content, the parent's identity."""
-        return identity_of(self.stage_sha256, data_identity, parent_identity)
+        """Hash of all that determines the result: this stage.yaml, the data's content, what it starts from."""
+        origin = self.start["identity"] if self.start else parent_identity
+        return identity_of(self.stage_sha256, data_identity, origin)
 
     def checkpoint_folder(self, identity: str) -> Path:
         """Checkpoints of this very identity; another config never resumes from them."""
@@ -266,8 +281,16 @@ def finished_among(folders: Iterable[StageFolder], configs: Mapping[Path, str] |
             config = folder.stage_sha256 if configs is None else configs[folder.path]
         except FileNotFoundError:
             continue
-        from_parent = parent is None or manifest.get("parent_identity") == found[parent.path]
-        if manifest.get("stage_sha256") == config and from_parent:
+        origin = manifest.get("parent_identity")
+        name = name_in(folder.lineage)
+        if parent is not None:
+            starts_there = origin == found[parent.path]
+        elif name is not None:
+            start = read_json(start_folder(folder.results, name) / "manifest.json", {})
+            starts_there = origin == start.get("identity", "none")
+        else:
+            starts_there = True
+        if manifest.get("stage_sha256") == config and starts_there:
             found[folder.path] = manifest.get("identity", "")
     return set(found)
 

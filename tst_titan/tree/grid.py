@@ -23,8 +23,8 @@ _OF_BAGS = ("weights", "sides")
 
 
 def all_runs(experiment: ExperimentConfig, limits: GridLimits) -> Iterator[tuple[str, RunSpec]]:
-    """The named runs, then those of the grid."""
-    yield from experiment.runs.items()
+    """The named runs, then those of the grid; without runs that were made elsewhere."""
+    yield from ((name, run) for name, run in experiment.runs.items() if run.made_elsewhere is None)
     if experiment.grid is not None:
         yield from _grid_runs(experiment, experiment.grid, limits)
 

@@ -171,7 +171,7 @@ class Plan:
 
     def _share(self, name: str, experiments: list[Experiment]) -> Share:
         stages = stages_of(experiments)
-        runs = {f"{run.recipe}/{run.lineage}": run for e in experiments for run in e.runs}
+        runs = {f"{run.recipe}/{run.lineage}": run for e in experiments for run in e.trained}
         return Share(
             name=name,
             runs=len(runs),
@@ -184,7 +184,7 @@ class Plan:
     def bytes_after_pruning(self) -> Mapping[str, int]:
         """Checkpoint bytes that are left when all is done and pruned, by ``keep_checkpoints``."""
         stages = self.project.stages
-        final = {f"{run.recipe}/{run.lineage}" for e in self.project.wanted() for run in e.runs}
+        final = {f"{run.recipe}/{run.lineage}" for e in self.project.wanted() for run in e.trained}
         children: dict[str, int] = {}
         for stage in stages.values():
             parent = f"{stage.recipe}/{stage.parent}"

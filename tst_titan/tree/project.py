@@ -14,8 +14,10 @@ from tst_titan.config.load import read_yaml, to_yaml
 from tst_titan.data.settings import render as render_corpus
 from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
+from tst_titan.models.family import ModelConfig
 from tst_titan.tree.draft import ScaleError
-from tst_titan.tree.resolve import Catalog, Experiment, Run, Stage, render, resolve, stages_of
+from tst_titan.tree.resolve import Catalog, Experiment, Run, Stage, Start, render, resolve, stages_of
+from tst_titan.tree.start import render_start
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class Project:
         if self.config.wandb == "off":
             return stages
         runs_through: dict[str, set[str]] = {path: set() for path in stages}
-        for run in (run for experiment in self.wanted() for run in experiment.runs):
+        for run in (run for experiment in self.wanted() for run in experiment.trained):
             for stage in run.stages:
                 runs_through[stage.path].add(f"{run.recipe}/{run.lineage}")
         return {path: _with_group(stage, runs_through[path]) for path, stage in stages.items()}
@@ -164,11 +166,27 @@ class Project:
         results = Path(self.results)
         corpora = self.corpora()
         self.check_vocabularies(corpora)
+        self._render_starts(results)
         for name, corpus in (corpora | self._corpora(self.corpus_names)).items():
             render_corpus(corpus, results / "data" / name, root=self.root)
         render(self.stages, results)
-        for run in {run.recipe: run for experiment in self.wanted() for run in experiment.runs}.values():
+        for run in {run.recipe: run for experiment in self.wanted() for run in experiment.trained}.values():
             self._render_recipe(results, run)
+
+    def _render_starts(self, results: Path) -> None:
+        found: dict[str, tuple[Start, ModelConfig]] = {}
+        for run in (run for experiment in self.wanted() for run in experiment.trained):
+            if run.start is None:
+                continue
+            new = (run.start, run.stages[0].config.model)
+            if found.setdefault(run.start.name, new) != new:
+                raise UserError(
+                    f"key start_from: two runs start from {run.start.name}, but with another model or another place of "
+                    "that name: give one of them a model of the same shape, or its folder another name"
+                )
+            other = run.start.run
+            export = None if other is None else f"{other.recipe}/{other.lineage}"
+            render_start(run.start.config, export, new[1], results)
 
     def corpus_of(self, recipe: str) -> str:
         """Corpus of a recipe, from what the main process rendered."""
@@ -208,14 +226,26 @@ class Project:
     def _with_wandb(self, run: Run) -> Run:
         mode = {"wandb": self.config.wandb}
         stages = (replace(stage, runtime=stage.runtime.model_copy(update=mode)) for stage in run.stages)
-        return replace(run, stages=tuple(stages))
+        start = run.start
+        if start is not None and start.run is not None:
+            start = replace(start, run=self._with_wandb(start.run))
+        return replace(run, stages=tuple(stages), start=start)
 
     def check_vocabularies(self, corpora: Mapping[str, CorpusConfig]) -> None:
         """A tokenizer that is trained here has a known size; the others are checked against their manifest.
 
         Raises:
-            UserError: a corpus's tokenizer has more entries than a model's vocabulary.
+            UserError: a corpus's tokenizer has more entries than a model's vocabulary, or is trained here for a model
+                from elsewhere.
         """
+        for run in (run for experiment in self.wanted() for run in experiment.trained):
+            corpus = run.stages[0].config.data.corpus
+            if run.start is not None and run.start.run is None and corpora[corpus].tokenizer.kind == "train":
+                raise UserError(
+                    f"configs/corpora/{corpus}.yaml: key tokenizer.kind: found 'train'; run {run.name} starts from "
+                    f"{run.start.config.path}, whose tokenizer the corpus must have: {{kind: hub, name: owner/name, "
+                    "eos_token: ...} or {kind: file, path: .../tokenizer.json, eos_token: ...}"
+                )
         for stage in self.stages.values():
             tokenizer = corpora[stage.config.data.corpus].tokenizer
             size = getattr(tokenizer, "vocab_size", None)

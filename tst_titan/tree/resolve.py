@@ -13,8 +13,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tst_titan.config.experiment import Collection, ExperimentConfig, ProjectConfig, RunSpec, ScaleConfig
-from tst_titan.config.load import choose_file, dump, load, parse, parse_yaml, read_yaml
+from tst_titan.config.experiment import (
+    Collection,
+    ExperimentConfig,
+    ProjectConfig,
+    RunSpec,
+    ScaleConfig,
+    StartFrom,
+)
+from tst_titan.config.load import choose_file, did_you_mean, dump, load, parse, parse_yaml, read_yaml
 from tst_titan.config.schema import RuntimeConfig, StageConfig
 from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
@@ -22,6 +29,7 @@ from tst_titan.models.family import ModelConfig, class_of
 from tst_titan.tree.draft import Draft, Drafter, share_trunks
 from tst_titan.tree.folder import stage_yaml
 from tst_titan.tree.grid import all_runs
+from tst_titan.tree.start import start_name
 
 
 @dataclass(frozen=True)
@@ -46,8 +54,26 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Start:
+    """What a run begins with, in place of new weights.
+
+    Attributes:
+        config: as the experiment says.
+        run: of these results, whose exported final model it is; None if it is somebody else's.
+    """
+
+    config: StartFrom
+    run: Run | None
+
+    @property
+    def name(self) -> str:
+        """Of its folder below ``<results>/start``, and in the lineage."""
+        return start_name(self.config)
+
+
+@dataclass(frozen=True)
 class Run:
-    """A path of stages from nothing to a final model, with what the comparison needs to know of it."""
+    """A path of stages from nothing, or a start, to a final model, with what the comparison needs to know of it."""
 
     name: str
     label: str
@@ -59,6 +85,7 @@ class Run:
     axes: dict[str, Any]
     spec: RunSpec
     stages: tuple[Stage, ...]
+    start: Start | None = None
 
     @property
     def recipe(self) -> str:
@@ -78,6 +105,23 @@ class Experiment:
     name: str
     config: ExperimentConfig
     runs: tuple[Run, ...]
+
+    @property
+    def elsewhere(self) -> dict[str, RunSpec]:
+        """The runs that another trainer made, by name."""
+        return {name: run for name, run in self.config.runs.items() if run.made_elsewhere is not None}
+
+    @property
+    def trained(self) -> tuple[Run, ...]:
+        """Its runs, and before them those whose final models they start from."""
+        found: list[Run] = []
+        waiting = list(self.runs)
+        while waiting:
+            run = waiting.pop()
+            found.insert(0, run)
+            if run.start is not None and run.start.run is not None:
+                waiting.append(run.start.run)
+        return tuple({f"{run.recipe}/{run.lineage}": run for run in found}.values())
 
 
 def _typed(value: Any) -> Any:
@@ -135,7 +179,7 @@ class Catalog:
             raise UserError(
                 f"configs/experiments/{name}.yaml: key runs_of: found {entry.runs_of!r}, which has no runs of its own"
             )
-        taken = {key: getattr(other, key) for key in ("runs", "grid", "size", "seeds")}
+        taken = {key: getattr(other, key) for key in ("runs", "grid", "size", "seeds", "start_from")}
         return entry.model_copy(update=taken)
 
     def experiments(self) -> list[str]:
@@ -226,11 +270,18 @@ def check_name(path: Path) -> None:
         )
 
 
-def resolve(catalog: Catalog, experiment_name: str, scale_name: str, seeds: int | None = None) -> Experiment:
+def resolve(
+    catalog: Catalog,
+    experiment_name: str,
+    scale_name: str,
+    seeds: int | None = None,
+    above: tuple[str, ...] = (),
+) -> Experiment:
     """All runs of one experiment at one scale.
 
     Args:
         seeds: number of seeds, instead of the experiment's and the scale's.
+        above: experiments whose runs start from this one's.
 
     Raises:
         UserError: an unknown name, a size or length that the scale lacks, or an inconsistent run.
@@ -238,7 +289,7 @@ def resolve(catalog: Catalog, experiment_name: str, scale_name: str, seeds: int 
     experiment = catalog.experiment(experiment_name)
     scale = catalog.scale(scale_name)
     models: dict[str, ModelConfig] = {name: catalog.model(size.model) for name, size in scale.sizes.items()}
-    drafter = Drafter(scale, scale_name, experiment.size, models)
+    drafter = Drafter(scale, scale_name, experiment.size, models, experiment.start_from)
     seeds = seeds or min(experiment.seeds, scale.grid.seeds or experiment.seeds)
     drafts = []
     for name, spec in all_runs(experiment, scale.grid):
@@ -247,12 +298,35 @@ def resolve(catalog: Catalog, experiment_name: str, scale_name: str, seeds: int 
             full_name = f"{name}-seed{seed}" if seeds > 1 else name
             drafts.append(drafter.draft(full_name, spec, seed, where))
     in_groups = experiment.grid is not None
-    runs = [_run(draft, in_groups) for draft in share_trunks(drafts)]
+    starts: dict[StartFrom | None, Start | None] = {None: None}
+    for draft in drafts:
+        if draft.start_from is not None and draft.start_from not in starts:
+            starts[draft.start_from] = _start(catalog, draft, scale_name, (*above, experiment_name))
+    runs = [_run(draft, in_groups, starts[draft.start_from]) for draft in share_trunks(drafts)]
     return Experiment(experiment_name, experiment, tuple(_with_longest_reads(runs)))
 
 
-def _run(draft: Draft, in_groups: bool) -> Run:
+def _start(catalog: Catalog, draft: Draft, scale_name: str, above: tuple[str, ...]) -> Start:
+    config = draft.start_from
+    assert config is not None
+    if config.run is None:
+        return Start(config, None)
+    experiment_name, _, run_name = config.run.partition("/")
+    where = f"{draft.where}: key start_from.run: found {config.run!r}"
+    if experiment_name in above:
+        raise UserError(f"{where}; an experiment cannot start from itself: move that run to another file")
+    # One seed: several runs of an experiment over seeds start from one model, as they would from a published one.
+    other = resolve(catalog, experiment_name, scale_name, 1, above)
+    for run in other.runs:
+        if run.name == run_name:
+            return Start(config, run)
+    known = [run.name for run in other.runs]
+    raise UserError(f"{where}{did_you_mean(run_name, known)}; {experiment_name} has: {', '.join(known)}")
+
+
+def _run(draft: Draft, in_groups: bool, start: Start | None) -> Run:
     return Run(
+        start=start,
         name=draft.name,
         label=draft.spec.label or draft.name.removesuffix(f"-seed{draft.seed}"),
         role=draft.spec.resolved_role,
@@ -270,7 +344,7 @@ def stages_of(experiments: Iterable[Experiment]) -> dict[str, Stage]:
     """All stages by path, each once. The longest read through a stage wins in its run-time config."""
     stages: dict[str, Stage] = {}
     for experiment in experiments:
-        for stage in itertools.chain.from_iterable(run.stages for run in experiment.runs):
+        for stage in itertools.chain.from_iterable(run.stages for run in experiment.trained):
             known = stages.get(stage.path)
             if known is not None and known.config != stage.config:
                 raise UserError(

@@ -1,5 +1,7 @@
 """Compare the runs of an experiment: arithmetic only, no pictures."""
 
+from tst_titan.compare.elsewhere import FILES
+
 
 def runs_of(wildcards):
     return PROJECT.experiment(wildcards.experiment, wildcards.scale).runs
@@ -22,6 +24,17 @@ def evaluations(key):
     return files
 
 
+def files_made_elsewhere(wildcards):
+    """Files of the runs that other trainers made."""
+    experiment = PROJECT.experiment(wildcards.experiment, wildcards.scale)
+    paths = (
+        Path(run.made_elsewhere, name)
+        for run in experiment.elsewhere.values()
+        for name in (*FILES, *(file for _, file in EVALUATIONS.values()))
+    )
+    return [str(path) for path in paths if path.is_file()]
+
+
 localrules:
     compare,
 
@@ -38,6 +51,7 @@ rule compare:
             }
         ),
         heldout=evaluations("heldout"),
+        elsewhere=files_made_elsewhere,
         documents=evaluations("heldout_documents"),
         tasks=evaluations("tasks"),
         code=sorted(str(path) for path in (ROOT / "tst_titan/compare").rglob("*.py")),

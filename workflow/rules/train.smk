@@ -1,5 +1,52 @@
 """One rule trains every stage; the path is the lineage."""
 
+from tst_titan.config.load import read_yaml
+from tst_titan.tree.start import EXPORTS, name_in
+
+START = RESULTS + "/start/{source}"
+
+
+wildcard_constraints:
+    source=r"[A-Za-z0-9_.+-]+",
+
+
+localrules:
+    # It may want a network, as fetch_tasks does.
+    start,
+
+
+def export_to_start_from(wildcards):
+    """The export that is a source, where it is one of these results' own."""
+    path = read_yaml(Path(START.format(source=wildcards.source), "config.yaml"))["path"]
+    return [f"{RESULTS}/{path}/export.json"] if path.startswith(EXPORTS) else []
+
+
+rule start:
+    input:
+        config=START + "/config.yaml",
+        export=export_to_start_from,
+    output:
+        START + "/manifest.json",
+    log:
+        START + "/start.log",
+    # Weights of another model, or none, are told before a corpus is made.
+    priority: 10
+    conda:
+        "../../envs/train.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    shell:
+        "PYTHONWARNINGS=ignore tst-titan start {input.config} > {log} 2>&1"
+        " || {{ tail -n 4 {log} >&2; exit 1; }}"
+
+
+def start_of(wildcards):
+    """What a root begins with, where that is not new weights."""
+    name = None if "/" in wildcards.lineage else name_in(wildcards.lineage)
+    return [START.format(source=name) + "/manifest.json"] if name else []
+
 
 def parent_manifest(wildcards):
     """The parent stage's manifest; a root has none."""
@@ -38,6 +85,7 @@ rule train:
     input:
         stage=RESULTS + "/train/{recipe}/{lineage}/stage.yaml",
         parent=parent_manifest,
+        start=start_of,
         data=lambda w: f"{RESULTS}/data/{corpus_of(w.recipe)}/manifest.json",
     output:
         # Checkpoints lie beside it, undeclared: Snakemake deletes the declared outputs of a failed job.
