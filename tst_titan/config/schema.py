@@ -32,7 +32,7 @@ from tst_titan.superposition.weights import WeightKind, relative_weights
 
 Phase = Literal["bag", "token", "decay"]
 Feeding = Literal["longer_sequences", "more_sequences"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float8", "mxfp8"]
 ModelPart = Literal["embedding", "lm_head"]
 
 
@@ -183,11 +183,20 @@ class ScheduleOptions(Strict):
     )
 
 
+class DocumentOptions(Strict):
+    """What the borders of documents mean to training; by default nothing, as in the paper: windows are packed."""
+
+    mask_attention: bool = Field(
+        False, description="tokens attend to their own document only, in token and decay stages"
+    )
+
+
 class RecipeOptions(Strict):
     """What may be set for a scale, a size, an experiment and a run: key by key, the later before the earlier."""
 
     optimizer: OptimizerOptions = OptimizerOptions()
     schedule: ScheduleOptions = ScheduleOptions()
+    documents: DocumentOptions = DocumentOptions()
     titan: TitanKeys = Field(
         {}, description="keys of torchtitan's config, by dotted path or nested, e.g. `{training.gc_freq: 10}`"
     )
@@ -283,6 +292,7 @@ class StageConfig(Strict):
     schedule: StageSchedule
     handover: HandoverConfig | None = Field(None, description="absent in a root stage")
     titan: TitanKeys = Field({}, description="keys of torchtitan's config that change the result")
+    documents: DocumentOptions = DocumentOptions()
 
     @property
     def bag_size(self) -> int:
@@ -336,6 +346,8 @@ class StageConfig(Strict):
             raise ValueError("phase bag needs superposition")
         if self.phase == "token" and self.superposition is not None:
             raise ValueError("phase token is plain next-token training; superposition must be absent")
+        if self.documents.mask_attention and self.superposition is not None:
+            raise ValueError("documents.mask_attention is of stages without superposition")
         if self.data.sequence_length > self.model.max_sequence_length:
             raise ValueError(
                 f"data.sequence_length ({self.data.sequence_length}) exceeds "

@@ -24,12 +24,14 @@ from tst_titan.config.schema import RuntimeConfig, StageConfig
 from tst_titan.superposition import LOSSES
 from tst_titan.titan import cpu
 from tst_titan.titan.checkpoints import StageCheckpoints
+from tst_titan.titan.documents import DocumentAttention
 from tst_titan.titan.initialization import draw_whole_tensors
 from tst_titan.titan.keys import with_keys
 from tst_titan.titan.loader import LaneLoader, NoTokenizer
 from tst_titan.titan.metrics import ExpertLoad, StageMetrics
 from tst_titan.titan.models import build_model_spec
 from tst_titan.titan.optimizers import optimizer_config
+from tst_titan.titan.quantize import quantized
 from tst_titan.titan.schedule import scheduler_config
 from tst_titan.titan.superposition import Superposition, superpose
 from tst_titan.titan.trainer import StageTrainer
@@ -104,7 +106,7 @@ class Job:
                 max_norm=stage.optimizer.max_gradient_norm,
                 steps=stage.end_step,
                 dtype="float32",
-                mixed_precision_param=stage.precision,
+                mixed_precision_param="float32" if stage.precision == "float32" else "bfloat16",
                 disable_cuda_graphs=True,
             ),
             parallelism=self._parallelism(),
@@ -127,11 +129,22 @@ class Job:
         return with_keys(config, stage.titan | runtime.titan, where)
 
     def _model_spec(self, on_cpu: bool) -> ModelSpec:
-        spec = build_model_spec(self.stage.model, expert_precision=self.stage.precision)
+        stage, in_full = self.stage, self.stage.precision == "float32"
+        spec = build_model_spec(stage.model, expert_precision="float32" if in_full else "bfloat16")
+        if stage.documents.mask_attention:
+            for layer in spec.model.layers:
+                layer.attention.inner_attention = DocumentAttention.Config()
+        spec.model = quantized(
+            spec.model,
+            stage.precision,
+            compiled=self.runtime.compile,
+            experts=stage.model.moe is not None,
+            where=str(self.folder.path / "stage.yaml"),
+        )
         draw_whole_tensors(spec.model)
         if on_cpu:
             cpu.parallelize_for_gloo(spec)
-        if self.stage.model.moe is not None:
+        if stage.model.moe is not None:
             ExpertLoad.attach_to(spec)
         return spec
 

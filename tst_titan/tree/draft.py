@@ -168,6 +168,7 @@ class Draft:
             "schedule": schedule_of(piece, self.size, self.spec, self.options.schedule),
             "handover": self.handover(piece),
             "titan": _titan(self.options, of_stage=True),
+            "documents": {"mask_attention": self.options.documents.mask_attention and bag is None},
         }
 
 
