@@ -121,3 +121,21 @@ def test_a_model_that_does_not_exist_or_is_too_small_for_the_tokenizer_is_the_sc
 def test_without_configs_it_says_where_to_be(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["check"]) == 2 and "has no folder configs" in capsys.readouterr().err
+
+
+def test_what_only_torchtitan_knows_is_checked_too(configs, capsys):
+    runs = """{title: t, shows: s, runs: {a: {optimizer: {no_decay: [atention_norm]}}, c: {},
+               b: {titan: {training.gc_frq: 3}}, d: {optimizer: {no_decay: [biases]}, titan: {training.gc_freq: 3}}}}"""
+    (configs / "experiments/keys.yaml").write_text(runs)
+    (configs / "scales/mine.yaml").open("a").write("titan: {profiler.profile_frequency: 3}\n")
+    out = checked(capsys, 2)
+    assert (
+        "keys.yaml: run a at scale mine: key optimizer.no_decay.0: found 'atention_norm', which matches no"
+        in out
+    )
+    assert "mistake" in out and "profiler.profile_frequency (did you mean 'profiler.profile_freq'" in out
+    (configs / "scales/mine.yaml").unlink()
+    scale(configs)
+    out = checked(capsys, 2)
+    assert "run b at scale mine: unknown key titan.training.gc_frq (did you mean 'training.gc_freq'?)" in out
+    assert "2 mistakes" in out

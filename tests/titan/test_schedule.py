@@ -59,3 +59,21 @@ def test_min_factor_is_the_floor():
     schedule = StageSchedule(warmup_steps=0, decay_start=0, decay_end=4, min_factor=0.2)
     assert schedule.factor(2) == pytest.approx(0.6)
     assert schedule.factor(4) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+def test_equals_torchtitans_cosine_schedule(floor):
+    steps, warmup = 50, 7
+    own = StageSchedule(
+        warmup_steps=warmup, decay_start=warmup, decay_end=steps, shape="cosine", min_factor=floor
+    )
+    stock = LRSchedulersContainer.Config(
+        warmup_steps=warmup, total_steps=steps, decay_type="cosine", min_lr_factor=floor
+    )
+    assert rates(scheduler_config(own), steps) == pytest.approx(rates(stock, steps), abs=1e-12)
+
+
+def test_a_new_warmup_multiplies_a_cosine():
+    whole = {"warmup_steps": 2, "decay_start": 2, "decay_end": 22, "shape": "cosine"}
+    plain, again = StageSchedule(**whole), StageSchedule(**whole | {"warmup_start": 10})
+    assert [again.factor(i) / plain.factor(i) for i in (9, 10, 11, 12)] == [1.0, 0.5, 1.0, 1.0]

@@ -513,3 +513,97 @@ class TestAScaleWithOneSize:
         for asked in ("broken", "all"):
             with pytest.raises(UserError, match=r"broken.yaml: (.|\n)*did you mean 'times'"):
                 self.open(root, asked)
+
+
+def test_a_cosine_depends_on_the_runs_length_and_shares_with_its_own_length_only(catalog):
+    found = experiment(
+        catalog,
+        schedule={"kind": "cosine", "min_factor": 0.1},
+        runs={
+            "short": {},
+            "long": {"length": "long"},
+            "tst": {"bags": [{}]},
+            "more": {"bags": [{"bag_fraction": 0.5}]},
+        },
+    )
+    paths = {run.name: [stage.path for stage in run.stages] for run in found.runs}
+    recipe = next(run.recipe for run in found.runs if run.name == "short")
+    assert recipe.startswith("s-small-schedule") and recipe.endswith("-cosine100")
+    assert paths["short"] == [f"{recipe}/token-100"]
+    assert paths["long"] == [f"{recipe[: -len('100')]}400/token-400"]
+    assert paths["tst"] == [f"{recipe}/bag4-25", f"{recipe}/bag4-25/token-100"]
+    assert paths["more"][:2] == [f"{recipe}/bag4-25", f"{recipe}/bag4-25/bag4-50"]
+    for run in found.runs:
+        steps = run.stages[-1].config.end_step
+        for stage in run.stages:
+            schedule = stage.config.schedule
+            assert (schedule.shape, schedule.decay_start, schedule.decay_end) == ("cosine", 5, steps)
+        assert stage.config.schedule.factor(steps) == pytest.approx(0.1)
+    stages_of([found])
+
+
+@pytest.mark.parametrize(
+    ("run", "says"),
+    [
+        (
+            {"times": 0.05},
+            "key warmup_steps: found 5; with schedule.kind cosine it must be less than the 5 steps",
+        ),
+        ({"decay_times": 2.0}, "key decay_times: found 2.0; with schedule.kind cosine the whole run decays"),
+        (
+            {"phase_decay": True},
+            "key phase_decay: found true; with schedule.kind cosine one curve spans the run",
+        ),
+    ],
+)
+def test_what_a_cosine_cannot_have_is_refused(catalog, run, says):
+    with pytest.raises(UserError, match=says):
+        experiment(catalog, schedule={"kind": "cosine"}, runs={"a": run})
+
+
+def test_options_of_scale_size_experiment_and_run_are_laid_over_each_other(catalog):
+    size = {**SIZE, "optimizer": {"beta2": 0.9}}
+    scale = {"description": "d", "sizes": {"small": size}, "optimizer": {"beta1": 0.7, "beta2": 0.8}}
+    write(catalog.folder / "scales/s.yaml", scale)
+    muon = {"optimizer": {"muon": {}, "beta1": 0.5}}
+    found = experiment(
+        catalog,
+        optimizer={"eps": 1e-6},
+        runs={"plain": {}, "muon": muon, "same": {"optimizer": {"beta1": 0.7}}},
+    )
+    by_name = {run.name: run for run in found.runs}
+    plain, with_muon, same = (by_name[name].stages[0].config.optimizer for name in ("plain", "muon", "same"))
+    assert (plain.beta1, plain.beta2, plain.eps, plain.muon) == (0.7, 0.9, 1e-6, None)
+    assert (with_muon.beta1, with_muon.beta2, with_muon.eps) == (0.5, 0.9, 1e-6) and with_muon.muon
+    assert same == plain
+    assert by_name["plain"].recipe == by_name["same"].recipe != by_name["muon"].recipe
+    assert by_name["muon"].recipe.startswith("s-small-optimizer")
+    assert (
+        by_name["muon"].group.startswith("optimizer")
+        and by_name["plain"].group == by_name["same"].group == ""
+    )
+
+
+def test_a_key_of_torchtitans_is_part_of_the_identity_only_if_it_changes_the_result(catalog):
+    keys = {"parallelism": {"fsdp_reshard_after_forward": "never"}, "training.dtype": "bfloat16"}
+    scale = {
+        "description": "d",
+        "sizes": {"small": SIZE},
+        "titan": {"training.gc_freq": 5, "comm.mode": "default"},
+    }
+    write(catalog.folder / "scales/s.yaml", scale)
+    how = {"titan": {"training.gc_freq": 9}}
+    found = experiment(catalog, runs={"plain": {}, "how": how, "both": {"titan": keys}})
+    by_name = {run.name: run.stages[0] for run in found.runs}
+    plain, of_how, both = (by_name[name] for name in ("plain", "how", "both"))
+    assert plain.config == of_how.config and plain.path == of_how.path and not plain.config.titan
+    assert plain.runtime.titan == {"comm.mode": "default", "training.gc_freq": 5}
+    assert of_how.runtime.titan["training.gc_freq"] == 9
+    assert both.config.titan == {"training.dtype": "bfloat16"} and both.recipe.startswith("s-small-titan")
+    assert both.runtime.titan == {**plain.runtime.titan, "parallelism.fsdp_reshard_after_forward": "never"}
+
+
+def test_a_key_of_torchtitans_that_the_pipeline_owns_is_refused_with_file_and_place(catalog):
+    says = r"e.yaml: key runs.a.titan: key training.steps \(found 7\) is the pipeline's; it is set by steps of a size"
+    with pytest.raises(UserError, match=says):
+        experiment(catalog, runs={"a": {"titan": {"training": {"steps": 7}}}})

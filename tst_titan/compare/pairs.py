@@ -22,7 +22,7 @@ BUDGETS = {"steps": "step", "flops": "flops", "data_tokens": "data_tokens", "hou
 """Budgets of an equal loss, and the columns of a curve that they are read from."""
 PAIRED_BY_DOCUMENT = "paired by document"
 NO_TOKEN_LOSS = "no token loss: one of the runs ends in its bag phase"
-_SAME_FAMILY = ("lr", "epochs")
+_SAME_FAMILY = ("lr", "epochs", "options")
 Numbers = dict[str, Number]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from tst_titan.config.comparison import ComparisonOptions
-from tst_titan.config.schema import BagOptions, HandoverConfig, Precision, RuntimeConfig
+from tst_titan.config.schema import BagOptions, HandoverConfig, Precision, RecipeOptions, RuntimeConfig
 from tst_titan.config.strict import (
     Float,
     Fraction,
@@ -90,7 +90,7 @@ class StartFrom(Strict):
         return self
 
 
-class RunSpec(Strict):
+class RunSpec(RecipeOptions):
     """One run of an experiment, in terms of the scale."""
 
     label: str | None = Field(None, description="name in figures and tables; default the key of the run")
@@ -220,7 +220,7 @@ class Claim(Strict):
     runs: dict[str, str] = Field({}, description="run: the run that it is held against; none for a grid's")
 
 
-class ExperimentConfig(Strict):
+class ExperimentConfig(RecipeOptions):
     """The runs of one figure or table and how they are compared."""
 
     title: str
@@ -300,7 +300,7 @@ class Trunks(Strict):
     bag_fraction: tuple[OpenFraction, ...] = Field(description="at these shares of each length")
 
 
-class SizeConfig(Strict):
+class SizeConfig(RecipeOptions):
     """What "small", "medium", "large" or "moe" means at a scale."""
 
     model: str = Field(description="name of a file in configs/models")
@@ -350,7 +350,7 @@ class EvaluationConfig(Strict):
     heldout_tokens: PositiveInt | None = Field(None, description="held-out tokens to score; default all")
 
 
-class ScaleConfig(Strict):
+class ScaleConfig(RecipeOptions):
     """What the experiments mean on given hardware."""
 
     description: str

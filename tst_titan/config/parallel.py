@@ -36,6 +36,8 @@ def check_parallel(stage: StageConfig, runtime: RuntimeConfig, where: str) -> No
             p.context,
             "context parallel needs per-document positions, which superposed latents do not have; leave it at 1",
         )
+    if p.tensor > 1 and stage.optimizer.muon:
+        refuse("tensor", p.tensor, "torchtitan 0.3.0's Muon wants whole rows: use shard, or leave out muon")
     if world % p.tensor:
         refuse("tensor", p.tensor, f"it must divide the {world} processes")
     if model.n_heads % p.tensor or model.n_kv_heads % p.tensor:

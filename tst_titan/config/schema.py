@@ -7,9 +7,11 @@ Every model is frozen and rejects unknown keys, so that a mistyped key is an err
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 
 from tst_titan.config.strict import (
     Float,
@@ -22,6 +24,7 @@ from tst_titan.config.strict import (
     Steps,
     Strict,
 )
+from tst_titan.config.titan_keys import TitanKeys
 from tst_titan.models.family import ModelConfig
 from tst_titan.superposition.bags import Sides, tokens_advanced, tokens_per_window
 from tst_titan.superposition.losses import LOSSES, LossName
@@ -29,7 +32,7 @@ from tst_titan.superposition.weights import WeightKind, relative_weights
 
 Phase = Literal["bag", "token", "decay"]
 Feeding = Literal["longer_sequences", "more_sequences"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float8", "mxfp8"]
 ModelPart = Literal["embedding", "lm_head"]
 
 
@@ -109,22 +112,112 @@ class SuperpositionConfig(BagOptions):
         return self
 
 
-class OptimizerConfig(Strict):
-    """AdamW, as the paper: betas 0.9 / 0.95, weight decay and clipping are our choice where it is silent."""
+def _regular_expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return text
 
-    learning_rate: PositiveFloat = Field(description="peak learning rate")
+
+ParameterPattern = Annotated[str, Field(min_length=1), AfterValidator(_regular_expression)]
+
+
+class ParameterGroup(Strict):
+    """AdamW's own settings for some parameters; of several groups that match one, the first holds."""
+
+    match: ParameterPattern = Field(
+        description="`norms`, `biases`, `embeddings`, `head`, or a regular expression searched in torchtitan's names"
+    )
+    weight_decay: NonNegativeFloat | None = Field(None, description="default that of all")
+    learning_rate_times: PositiveFloat = Field(1.0, description="factor on the learning rate")
+    beta1: Fraction | None = Field(None, description="default that of all")
+    beta2: Fraction | None = Field(None, description="default that of all")
+
+
+class MuonConfig(Strict):
+    """Muon for the matrices of the layers that no group matches, AdamW for all else; `muon: {}` turns it on."""
+
+    learning_rate_times: PositiveFloat = Field(1.0, description="factor on the learning rate")
+    momentum: Fraction = 0.95
+    nesterov: bool = True
+    newton_schulz_steps: PositiveInt = 5
+    scaling: Literal["match_rms_adamw", "original"] = Field(
+        "match_rms_adamw",
+        description="of an update by its matrix's shape: so that AdamW's learning rate and weight decay fit "
+        "(arXiv 2502.16982), or Muon's own",
+    )
+
+
+class OptimizerOptions(Strict):
+    """Besides learning rate, `weight_decay` and `max_gradient_norm`."""
+
     beta1: Fraction = 0.9
     beta2: Fraction = 0.95
     eps: PositiveFloat = 1e-8
+    no_decay: tuple[ParameterPattern, ...] = Field(
+        (),
+        description="parameters without weight decay, e.g. `[norms, biases, embeddings]`; as `match` of a group",
+    )
+    groups: tuple[ParameterGroup, ...] = ()
+    muon: MuonConfig | None = None
+
+
+class OptimizerConfig(OptimizerOptions):
+    """AdamW, as the paper: betas 0.9 / 0.95, weight decay and clipping are our choice where it is silent."""
+
+    learning_rate: PositiveFloat = Field(description="peak learning rate")
     weight_decay: NonNegativeFloat = 0.1
     max_gradient_norm: PositiveFloat = 1.0
+
+
+ScheduleKind = Literal["wsd", "cosine"]
+
+
+class ScheduleOptions(Strict):
+    """What follows the linear warm-up: a constant rate and a linear decay (`wsd`), or a cosine over all other steps."""
+
+    kind: ScheduleKind = Field("wsd", description="only wsd lets runs of several lengths share a trunk")
+    min_factor: Annotated[Float, Field(ge=0, lt=1)] = Field(
+        0.0, description="of the peak learning rate, where the decay ends"
+    )
+
+
+class DocumentOptions(Strict):
+    """What the borders of documents mean to training; by default nothing, as in the paper: windows are packed."""
+
+    mask_attention: bool = Field(
+        False, description="tokens attend to their own document only, in token and decay stages"
+    )
+
+
+class RecipeOptions(Strict):
+    """What may be set for a scale, a size, an experiment and a run: key by key, the later before the earlier."""
+
+    optimizer: OptimizerOptions = OptimizerOptions()
+    schedule: ScheduleOptions = ScheduleOptions()
+    documents: DocumentOptions = DocumentOptions()
+    titan: TitanKeys = Field(
+        {}, description="keys of torchtitan's config, by dotted path or nested, e.g. `{training.gc_freq: 10}`"
+    )
+
+    def under(self, *later: RecipeOptions) -> RecipeOptions:
+        """These options, with those that the later ones give in their place."""
+        names = RecipeOptions.model_fields
+        found: dict[str, Any] = {}
+        for options in (self, *later):
+            given = options.model_dump(exclude_unset=True, include=set(names))
+            for name, value in given.items():
+                found[name] = found.get(name, {}) | value
+        return RecipeOptions.model_validate(found)
 
 
 class StageSchedule(Strict):
     """Learning-rate factor of one stage over absolute step indices (0 = first step of the run).
 
     Linear warm-up from ``warmup_start`` over ``warmup_steps``, then constant, then, if ``decay_start`` is set,
-    linear decay that would reach ``min_factor`` at step ``decay_end``.
+    a decay of that ``shape`` that would reach ``min_factor`` at step ``decay_end``. A new warm-up in the middle of a
+    cosine multiplies it.
     """
 
     warmup_start: NonNegativeInt = 0
@@ -132,6 +225,7 @@ class StageSchedule(Strict):
     decay_start: NonNegativeInt | None = None
     decay_end: PositiveInt | None = None
     min_factor: Annotated[Float, Field(ge=0, lt=1)] = 0.0
+    shape: Literal["linear", "cosine"] = "linear"
 
     @model_validator(mode="after")
     def _decay_is_whole(self) -> StageSchedule:
@@ -144,12 +238,17 @@ class StageSchedule(Strict):
     def factor(self, step: int) -> float:
         """Multiplier of the peak learning rate for the 0-based step index ``step``."""
         since_warmup = step - self.warmup_start
+        warm = 1.0
         if 0 <= since_warmup < self.warmup_steps:
-            return (since_warmup + 1) / self.warmup_steps
+            warm = (since_warmup + 1) / self.warmup_steps
+            if self.shape == "linear":
+                return warm
         if self.decay_start is None or self.decay_end is None or step < self.decay_start:
-            return 1.0
-        left = 1.0 - (step - self.decay_start) / (self.decay_end - self.decay_start)
-        return self.min_factor + (1.0 - self.min_factor) * max(left, 0.0)
+            return warm
+        left = max(1.0 - (step - self.decay_start) / (self.decay_end - self.decay_start), 0.0)
+        if self.shape == "cosine":
+            left = 0.5 * (1.0 - math.cos(math.pi * left))
+        return warm * (self.min_factor + (1.0 - self.min_factor) * left)
 
 
 class HandoverConfig(Strict):
@@ -195,6 +294,8 @@ class StageConfig(Strict):
     start_from: str | None = Field(
         None, description="of a root stage: name below <results>/start of the weights that it begins with"
     )
+    titan: TitanKeys = Field({}, description="keys of torchtitan's config that change the result")
+    documents: DocumentOptions = DocumentOptions()
 
     @property
     def bag_size(self) -> int:
@@ -250,6 +351,8 @@ class StageConfig(Strict):
             raise ValueError("phase bag needs superposition")
         if self.phase == "token" and self.superposition is not None:
             raise ValueError("phase token is plain next-token training; superposition must be absent")
+        if self.documents.mask_attention and self.superposition is not None:
+            raise ValueError("documents.mask_attention is of stages without superposition")
         if self.data.sequence_length > self.model.max_sequence_length:
             raise ValueError(
                 f"data.sequence_length ({self.data.sequence_length}) exceeds "
@@ -318,7 +421,7 @@ class RuntimeConfig(Strict):
     )
     compile: bool = Field(False, description="torch.compile of model and loss")
     loss_chunks: PositiveInt = Field(1, description="sequence chunks of LM head and loss; 1 does not chunk")
-    activation_checkpoint: Literal["none", "selective", "full"] = "none"
+    activation_checkpoint: Literal["none", "selective", "full", "memory_budget"] = "none"
     cpu_threads: NonNegativeInt = Field(
         0,
         description="threads per CPU process; 0: one for a model of fewer than 10 million parameters, and for a larger "
@@ -347,6 +450,9 @@ class RuntimeConfig(Strict):
     init_timeout_s: PositiveInt = 600
     train_timeout_s: PositiveInt = 300
     environment: dict[str, str] = Field({}, description="extra environment variables, e.g. NCCL settings")
+    titan: TitanKeys = Field(
+        {}, description="keys of torchtitan's config that change no result; `titan` of the scale and others"
+    )
     run_tokens_per_lane: NonNegativeInt = Field(
         0,
         description="tokens per lane that the longest run through this stage reads; checked before training",

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from tst_titan.config.corpus import load_corpus
 from tst_titan.config.experiment import Collection, ProjectConfig
@@ -17,6 +18,7 @@ from tst_titan.config.load import choose_file, parse, read_yaml
 from tst_titan.data.settings import SETTINGS
 from tst_titan.errors import EXIT_USER_ERROR, UserError
 from tst_titan.evaluate.harness import refuse_unknown
+from tst_titan.run.recipes import mistakes, questions
 from tst_titan.text import text_table
 from tst_titan.tree.draft import ScaleError
 from tst_titan.tree.project import Project
@@ -169,6 +171,7 @@ class Check:
         expressed: dict[str, list[str]] = {name: [] for name in experiments}
         refusals: dict[str, str] = {}
         met: dict[str, list[tuple[str, str, str]]] = {}
+        asked: list[dict[str, Any]] = []
         for scale in self._sound("scales"):
             if broken := self._broken_parts(scale):
                 self.found[f"configs/scales/{scale}.yaml"].mistakes.append(
@@ -181,11 +184,17 @@ class Check:
                     alone = replace(project, experiment_names=(name,))
                     alone.check_vocabularies(alone.corpora())
                     expressed[name].append(scale)
+                    asked += questions(alone.experiment(name), scale)
                 except ScaleError as error:
                     refusals.setdefault(name, str(error))
                 except UserError as error:
                     for line in str(error).splitlines():
                         met.setdefault(RUN.sub("", line), []).append((name, scale, line))
+        for line in mistakes(asked):
+            place = RUN.match(line)
+            assert place is not None
+            name = Path(line.split(":")[0]).stem
+            met.setdefault(RUN.sub("", line), []).append((name, place[2], line))
         for mistake, places in met.items():
             self._attribute(mistake, places)
         for name in experiments:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from torchtitan.components.loss import BaseLoss, ChunkedLossWrapper, CrossEntropyLoss
-from torchtitan.components.optimizer import OptimizersContainer, ParamGroupConfig
 from torchtitan.components.validate import Validator
 from torchtitan.config.configs import (
     CommConfig,
@@ -16,7 +15,7 @@ from torchtitan.config.configs import (
     ParallelismConfig,
     TrainingConfig,
 )
-from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
+from torchtitan.distributed.activation_checkpoint import FullAC, MemoryBudgetAC, SelectiveAC
 from torchtitan.protocols.model_spec import ModelSpec
 from torchtitan.tools.utils import get_peak_flops
 
@@ -26,11 +25,15 @@ from tst_titan.data.manifest import load_manifest
 from tst_titan.superposition import LOSSES
 from tst_titan.titan import cpu
 from tst_titan.titan.checkpoints import StageCheckpoints
+from tst_titan.titan.documents import DocumentAttention
 from tst_titan.titan.heldout import HeldoutLoss
 from tst_titan.titan.initialization import draw_whole_tensors
+from tst_titan.titan.keys import with_keys
 from tst_titan.titan.loader import LaneLoader, NoTokenizer
 from tst_titan.titan.metrics import ExpertLoad, StageMetrics
 from tst_titan.titan.models import build_model_spec
+from tst_titan.titan.optimizers import optimizer_config
+from tst_titan.titan.quantize import quantized
 from tst_titan.titan.schedule import scheduler_config
 from tst_titan.titan.start import HUGGING_FACE, place_of
 from tst_titan.titan.superposition import Superposition, superpose
@@ -88,13 +91,15 @@ class Job:
     def _config_of_tokens(self) -> StageTrainer.Config:
         stage, runtime = self.stage, self.runtime
         on_cpu = not cpu.has_accelerator()
-        return StageTrainer.Config(
-            model_spec=self._model_spec(on_cpu),
+        spec = self._model_spec(on_cpu)
+        where = str(self.folder.path / "stage.yaml")
+        config = StageTrainer.Config(
+            model_spec=spec,
             dump_folder=str(self.folder.path / "logs"),
             tokenizer=NoTokenizer.Config(),
             dataloader=LaneLoader.Config(stage=stage, manifest=str(self.folder.data_manifest)),
-            optimizer=self._optimizer(),
-            lr_scheduler=scheduler_config(stage.schedule),
+            optimizer=optimizer_config(stage.optimizer, spec.model, where),
+            lr_scheduler=scheduler_config(stage.schedule, stage.optimizer.learning_rate),
             loss=self._loss(),
             metrics=self._metrics(),
             checkpoint=self._checkpoint(),
@@ -106,11 +111,11 @@ class Job:
                 max_norm=stage.optimizer.max_gradient_norm,
                 steps=stage.end_step,
                 dtype="float32",
-                mixed_precision_param=stage.precision,
+                mixed_precision_param="float32" if stage.precision == "float32" else "bfloat16",
                 disable_cuda_graphs=True,
             ),
             parallelism=self._parallelism(),
-            activation_checkpoint=_activation_checkpoint(runtime.activation_checkpoint),
+            activation_checkpoint=activation_checkpoint(runtime.activation_checkpoint),
             compile=CompileConfig(enable=runtime.compile),
             comm=CommConfig(
                 init_timeout_seconds=runtime.init_timeout_s,
@@ -126,13 +131,25 @@ class Job:
             reinitialize=list(stage.handover.reinitialize) if stage.handover else [],
             stop_file=str(self.folder.stop_file),
         )
+        return with_keys(config, stage.titan | runtime.titan, where)
 
     def _model_spec(self, on_cpu: bool) -> ModelSpec:
-        spec = build_model_spec(self.stage.model, expert_precision=self.stage.precision)
+        stage, in_full = self.stage, self.stage.precision == "float32"
+        spec = build_model_spec(stage.model, expert_precision="float32" if in_full else "bfloat16")
+        if stage.documents.mask_attention:
+            for layer in spec.model.layers:
+                layer.attention.inner_attention = DocumentAttention.Config()
+        spec.model = quantized(
+            spec.model,
+            stage.precision,
+            compiled=self.runtime.compile,
+            experts=stage.model.moe is not None,
+            where=str(self.folder.path / "stage.yaml"),
+        )
         draw_whole_tensors(spec.model)
         if on_cpu:
             cpu.parallelize_for_gloo(spec)
-        if self.stage.model.moe is not None:
+        if stage.model.moe is not None:
             ExpertLoad.attach_to(spec)
         return spec
 
@@ -141,19 +158,6 @@ class Job:
         if self.runtime.loss_chunks == 1:
             return inner
         return ChunkedLossWrapper.Config(num_chunks=self.runtime.loss_chunks, loss_fn=inner)
-
-    def _optimizer(self) -> OptimizersContainer.Config:
-        o = self.stage.optimizer
-        arguments = {
-            "lr": o.learning_rate,
-            "betas": (o.beta1, o.beta2),
-            "eps": o.eps,
-            "weight_decay": o.weight_decay,
-        }
-        return OptimizersContainer.Config(
-            param_groups=[ParamGroupConfig(pattern=".*", optimizer_name="AdamW", optimizer_kwargs=arguments)],
-            implementation="fused",
-        )
 
     def _metrics(self) -> StageMetrics.Config:
         stage, runtime = self.stage, self.runtime
@@ -256,7 +260,7 @@ class Job:
         return self.runtime.micro_batch_sequences or per_rank
 
 
-def _activation_checkpoint(kind: str) -> Any:
-    if kind == "none":
-        return None
-    return FullAC.Config() if kind == "full" else SelectiveAC.Config()
+def activation_checkpoint(kind: str) -> Any:
+    """torchtitan's config of a kind of activation checkpointing."""
+    kinds = {"full": FullAC, "selective": SelectiveAC, "memory_budget": MemoryBudgetAC}
+    return None if kind == "none" else kinds[kind].Config()

@@ -13,8 +13,10 @@ from torchtitan.components.tokenizer import BaseTokenizer
 
 from tst_titan.config.schema import DataConfig, StageConfig
 from tst_titan.data.lanes import Lanes
+from tst_titan.data.manifest import load_manifest
 from tst_titan.data.shards import TokenStream
 from tst_titan.superposition import bag_labels
+from tst_titan.titan.documents import positions_in_documents
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 
@@ -73,6 +75,8 @@ class LaneLoader(BaseDataLoader):
             for start in range(first, first + lanes_per_rank, per_micro_batch)
         ]
         self.position = 0
+        manifest = load_manifest(Path(config.manifest)) if stage.documents.mask_attention else None
+        self.eos_id = manifest.tokenizer.eos_id if manifest else None
 
     def __iter__(self) -> Iterator[Batch]:
         """Micro-batches, endlessly: all of a step's, then the next step's."""
@@ -84,7 +88,10 @@ class LaneLoader(BaseDataLoader):
                 if number == len(self.micro_batches):
                     self.position += self.stage.lane_advance
                 inputs, labels = cut(self.stage, tokens)
-                yield {"input": inputs}, labels
+                batch = {"input": inputs}
+                if self.eos_id is not None:
+                    batch["positions"] = positions_in_documents(inputs, self.eos_id)
+                yield batch, labels
 
     def state_dict(self) -> dict[str, Any]:
         """The position, the same on every rank."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torchtitan.components.optimizer import LRSchedulersContainer
 
@@ -11,7 +12,7 @@ from tst_titan.config.schema import StageSchedule
 
 
 class StageLRSchedulers(LRSchedulersContainer):
-    """Warm-up, constant and linear decay placed at absolute steps.
+    """Warm-up, constant and decay placed at absolute steps.
 
     torchtitan's own schedule is a function of the run's total steps, which a trunk shared by runs of several
     lengths does not know. Where both can express a schedule the values are equal (tested).
@@ -22,6 +23,8 @@ class StageLRSchedulers(LRSchedulersContainer):
         warmup_start: int = 0
         decay_start: int | None = None
         decay_end: int | None = None
+        learning_rate: float = 1.0
+        """Peak, for the metrics: groups may have their own."""
 
         def build(self, *, optimizers: Any, training_steps: int) -> LRSchedulersContainer:
             """Schedulers whose factor is ``StageSchedule.factor`` of the absolute step."""
@@ -32,11 +35,20 @@ class StageLRSchedulers(LRSchedulersContainer):
                 decay_start=self.decay_start,
                 decay_end=self.decay_end,
                 min_factor=self.min_lr_factor,
+                shape=cast(Any, self.decay_type),
             )
-            return StageLRSchedulers(optimizers, schedule.factor)
+            schedulers = StageLRSchedulers(optimizers, schedule.factor)
+            schedulers.rate = lambda step: self.learning_rate * schedule.factor(step)
+            return schedulers
+
+    rate: Callable[[int], float]
+
+    def get_metrics(self) -> dict[str, float]:
+        """The learning rate of the next step, before the factors of groups and of Muon."""
+        return {"lr/all": self.rate(self.schedulers[0].last_epoch)}
 
 
-def scheduler_config(schedule: StageSchedule) -> StageLRSchedulers.Config:
+def scheduler_config(schedule: StageSchedule, learning_rate: float = 1.0) -> StageLRSchedulers.Config:
     """The torchtitan config of a stage's schedule."""
     return StageLRSchedulers.Config(
         warmup_start=schedule.warmup_start,
@@ -44,4 +56,6 @@ def scheduler_config(schedule: StageSchedule) -> StageLRSchedulers.Config:
         decay_start=schedule.decay_start,
         decay_end=schedule.decay_end,
         min_lr_factor=schedule.min_factor,
+        decay_type=schedule.shape,
+        learning_rate=learning_rate,
     )

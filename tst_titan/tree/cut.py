@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tst_titan.config.experiment import BagSpec, RunSpec, SizeConfig
-from tst_titan.config.schema import HandoverConfig, StageSchedule
+from tst_titan.config.schema import HandoverConfig, ScheduleOptions, StageSchedule
 from tst_titan.errors import UserError
 from tst_titan.tree.start import FROM
 
@@ -74,14 +74,22 @@ def cut_into_pieces(
         start = end
 
 
-def schedule_of(piece: Piece, size: SizeConfig, spec: RunSpec) -> StageSchedule:
+def schedule_of(piece: Piece, size: SizeConfig, spec: RunSpec, options: ScheduleOptions) -> StageSchedule:
     """The learning-rate factor over a piece: the scale's warm-up, or a new one after the switch, and the decay."""
     warmup_start, warmup_steps = 0, size.warmup_steps
     if piece.bag is None and piece.phase_start > 0 and spec.handover.rewarm_steps:
         warmup_start, warmup_steps = piece.phase_start, spec.handover.rewarm_steps
-    decay = (piece.decay_start, piece.decay_end) if piece.decaying else (None, None)
+    cosine = options.kind == "cosine"
+    decay_start, decay_end = (piece.decay_start, piece.decay_end) if piece.decaying else (None, None)
+    if cosine:
+        decay_start, decay_end = size.warmup_steps, piece.decay_end
     return StageSchedule(
-        warmup_start=warmup_start, warmup_steps=warmup_steps, decay_start=decay[0], decay_end=decay[1]
+        warmup_start=warmup_start,
+        warmup_steps=warmup_steps,
+        decay_start=decay_start,
+        decay_end=decay_end,
+        min_factor=options.min_factor if decay_end else 0.0,
+        shape="cosine" if cosine else "linear",
     )
 
 

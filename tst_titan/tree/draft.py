@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,11 +17,14 @@ from tst_titan.config.schema import (
     HandoverConfig,
     ModelConfig,
     OptimizerConfig,
+    RecipeOptions,
     RuntimeConfig,
     StageConfig,
 )
+from tst_titan.config.titan_keys import changes_result
 from tst_titan.errors import UserError
 from tst_titan.tree.cut import Piece, cut_into_pieces, schedule_of, segment_name
+from tst_titan.tree.folder import sha256_of
 from tst_titan.tree.start import start_name
 
 
@@ -38,6 +42,8 @@ class Draft:
         pieces: stretches of steps, in order.
         rate: peak learning rate.
         limit: tokens of the corpus that the run may read, None for all.
+        options: of scale, size, experiment and run together.
+        own_options: a word for those that the run itself gives; empty without.
         start_from: what it begins with, None for new weights.
     """
 
@@ -54,6 +60,8 @@ class Draft:
     limit: int | None
     bags: tuple[BagSpec, ...]
     pieces: tuple[Piece, ...]
+    options: RecipeOptions
+    own_options: str
     start_from: StartFrom | None = None
 
     def stages(self) -> Iterator[tuple[str, StageConfig, RuntimeConfig]]:
@@ -70,6 +78,9 @@ class Draft:
             lineage = f"{lineage}/{segment}" if lineage else segment
             runtime = self.size.with_heldout_interval(self.size.runtime or self.scale.runtime)
             runtime = runtime.for_model(parameters)
+            runtime = runtime.model_copy(
+                update={"titan": runtime.titan | _titan(self.options, of_stage=False)}
+            )
             check_parallel(config, runtime, self.where)
             yield lineage, config, runtime
 
@@ -88,6 +99,8 @@ class Draft:
             axes["feeding"] = first.feeding
         if self.spec.epochs is not None:
             axes["epochs"] = self.spec.epochs
+        if self.own_options:
+            axes["options"] = self.own_options
         return axes
 
     @property
@@ -105,7 +118,7 @@ class Draft:
     def result_of(self, piece: Piece) -> tuple[Any, ...]:
         """What determines the steps of a piece, besides where it ends; equal for runs that may share them."""
         bag = piece.bag.model_copy(update={"bag_fraction": None}) if piece.bag else None
-        schedule = schedule_of(piece, self.size, self.spec)
+        schedule = schedule_of(piece, self.size, self.spec, self.options.schedule)
         return (piece.start, bag, schedule, self.handover(piece), self.start)
 
     def cut_at(self, steps: Iterable[int], only: Callable[[Piece], bool] = lambda piece: True) -> Draft:
@@ -123,17 +136,17 @@ class Draft:
         Plain baselines part where the decay of one of the size's lengths begins, plain bag phases at the size's
         ``trunks``. Whatever else an experiment adds, these stages keep their names.
         """
-        decay = self.scale.decay_fraction
-        token_cuts = {steps - round(steps * decay) for steps in self.size.steps.values()}
-        cut = self.cut_at(token_cuts, lambda piece: piece.bag is None and piece.phase_start == 0)
         trunks = self.size.trunks
+        if self.options.schedule.kind == "cosine":  # nothing is shared with runs of another length
+            cut, lengths = self, {self.pieces[-1].end}
+        else:
+            decay = self.scale.decay_fraction
+            token_cuts = {steps - round(steps * decay) for steps in self.size.steps.values()}
+            cut = self.cut_at(token_cuts, lambda piece: piece.bag is None and piece.phase_start == 0)
+            lengths = {self.size.steps[length] for length in trunks.lengths} if trunks else set()
         if trunks is None:
             return cut
-        bag_cuts = {
-            round(self.size.steps[length] * share)
-            for length in trunks.lengths
-            for share in trunks.bag_fraction
-        }
+        bag_cuts = {round(steps * share) for steps in lengths for share in trunks.bag_fraction}
         return cut.cut_at(bag_cuts, lambda piece: piece.phase_start == 0 and _is_plain_bag(piece.bag))
 
     def _stage_content(self, piece: Piece) -> dict[str, Any]:
@@ -159,10 +172,13 @@ class Draft:
                 learning_rate=self.rate,
                 weight_decay=self.scale.weight_decay,
                 max_gradient_norm=self.scale.max_gradient_norm,
+                **dict(self.options.optimizer),
             ),
-            "schedule": schedule_of(piece, self.size, self.spec),
+            "schedule": schedule_of(piece, self.size, self.spec, self.options.schedule),
             "handover": self.handover(piece),
             "start_from": self.start if piece.start == 0 else None,
+            "titan": _titan(self.options, of_stage=True),
+            "documents": {"mask_attention": self.options.documents.mask_attention and bag is None},
         }
 
 
@@ -211,6 +227,8 @@ class Drafter:
     scale_name: str
     default_size: str
     models: Mapping[str, ModelConfig]
+    options: RecipeOptions
+    """The experiment's."""
     start_from: StartFrom | None = None
 
     def draft(self, name: str, spec: RunSpec, seed: int, where: str) -> Draft:
@@ -230,12 +248,19 @@ class Drafter:
         limit = None
         if spec.epochs is not None:
             limit = round(steps * size.batch_sequences * size.sequence_length / spec.epochs)
-        recipe = self._recipe_name(size_name, size, rate, seed, limit)
+        general = self.scale.under(size)
+        options = general.under(self.options, spec)
+        decay_fraction = self.scale.decay_fraction
+        recipe = self._recipe_name(size_name, size, rate, seed, limit, _said_of(options, general))
         if size.warmup_steps > steps:
             raise UserError(
                 f"{where}: key warmup_steps: found {size.warmup_steps}, more than the {steps} steps of the run"
             )
-        pieces = cut_into_pieces(steps, bags, self.scale.decay_fraction, spec, where)
+        if options.schedule.kind == "cosine":
+            _check_cosine(steps, size, spec, where)
+            decay_fraction = 0.0
+            recipe = f"{recipe}-cosine{steps}"
+        pieces = cut_into_pieces(steps, bags, decay_fraction, spec, where)
         draft = Draft(
             name=name,
             where=where,
@@ -251,6 +276,8 @@ class Drafter:
             bags=bags,
             pieces=tuple(pieces),
             start_from=spec.start_from or self.start_from,
+            options=options,
+            own_options=_said_of(options, general.under(self.options)),
         )
         return draft.cut_where_experiments_meet()
 
@@ -285,16 +312,44 @@ class Drafter:
         )
 
     def _recipe_name(
-        self, size_name: str, size: SizeConfig, rate: float, seed: int, limit: int | None
+        self, size_name: str, size: SizeConfig, rate: float, seed: int, limit: int | None, options: str
     ) -> str:
         parts = [self.scale_name, self._first_name[size_name]]
         if rate != size.learning_rate:
             parts.append(f"lr{rate:.3g}")
         if limit is not None:
             parts.append(f"limit{limit}")
+        if options:
+            parts.append(options)
         if seed != self.scale.seed:
             parts.append(f"seed{seed}")
         return "-".join(parts)
+
+
+def _said_of(options: RecipeOptions, general: RecipeOptions) -> str:
+    """A word for options that differ from those of scale and size: their keys and a hash; empty if none does."""
+    given, usual = (
+        {**each.model_dump(mode="json"), "titan": _titan(each, of_stage=True)} for each in (options, general)
+    )
+    changed = {key: value for key, value in given.items() if value != usual[key]}
+    return "_".join(changed) + sha256_of(json.dumps(changed, sort_keys=True))[:6] if changed else ""
+
+
+def _titan(options: RecipeOptions, of_stage: bool) -> dict[str, Any]:
+    """The keys of torchtitan's that a stage's identity covers, or those that it does not, in one order."""
+    return {key: value for key, value in sorted(options.titan.items()) if changes_result(key) == of_stage}
+
+
+def _check_cosine(steps: int, size: SizeConfig, spec: RunSpec, where: str) -> None:
+    def refuse(key: str, found: object, valid: str) -> None:
+        raise UserError(f"{where}: key {key}: found {found}; with schedule.kind cosine {valid}")
+
+    if size.warmup_steps >= steps:
+        refuse("warmup_steps", size.warmup_steps, f"it must be less than the {steps} steps of the run")
+    if spec.phase_decay:
+        refuse("phase_decay", "true", "one curve spans the run: leave it out, or use wsd")
+    if spec.decay_times != 1:
+        refuse("decay_times", spec.decay_times, "the whole run decays: leave it out, or use wsd")
 
 
 def _on_fixed_data(steps: int, bags: Sequence[BagSpec]) -> tuple[int, tuple[BagSpec, ...]]:

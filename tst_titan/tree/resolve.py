@@ -22,7 +22,7 @@ from tst_titan.config.experiment import (
     StartFrom,
 )
 from tst_titan.config.load import choose_file, did_you_mean, dump, load, parse, parse_yaml, read_yaml
-from tst_titan.config.schema import RuntimeConfig, StageConfig
+from tst_titan.config.schema import RecipeOptions, RuntimeConfig, StageConfig
 from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
 from tst_titan.models.family import ModelConfig, class_of
@@ -179,7 +179,8 @@ class Catalog:
             raise UserError(
                 f"configs/experiments/{name}.yaml: key runs_of: found {entry.runs_of!r}, which has no runs of its own"
             )
-        taken = {key: getattr(other, key) for key in ("runs", "grid", "size", "seeds", "start_from")}
+        keys = ("runs", "grid", "size", "seeds", "start_from", *RecipeOptions.model_fields)
+        taken = {key: getattr(other, key) for key in keys}
         return entry.model_copy(update=taken)
 
     def experiments(self) -> list[str]:
@@ -289,7 +290,7 @@ def resolve(
     experiment = catalog.experiment(experiment_name)
     scale = catalog.scale(scale_name)
     models: dict[str, ModelConfig] = {name: catalog.model(size.model) for name, size in scale.sizes.items()}
-    drafter = Drafter(scale, scale_name, experiment.size, models, experiment.start_from)
+    drafter = Drafter(scale, scale_name, experiment.size, models, experiment, experiment.start_from)
     seeds = seeds or min(experiment.seeds, scale.grid.seeds or experiment.seeds)
     drafts = []
     for name, spec in all_runs(experiment, scale.grid):
@@ -333,7 +334,8 @@ def _run(draft: Draft, in_groups: bool, start: Start | None) -> Run:
         seed=draft.seed,
         size=draft.size_name,
         length=draft.spec.length,
-        group=draft.spec.group or (f"{draft.size_name}-{draft.spec.length}" if in_groups else ""),
+        group=draft.spec.group
+        or (f"{draft.size_name}-{draft.spec.length}" if in_groups else draft.own_options),
         axes=draft.axes(),
         spec=draft.spec,
         stages=tuple(Stage(draft.recipe, *stage) for stage in draft.stages()),

@@ -17,6 +17,7 @@ from tst_titan.evaluate.harness import refuse_unknown
 from tst_titan.run.lock import release_snakemake
 from tst_titan.run.progress import Terminal
 from tst_titan.run.prune import Pruning, check_parents
+from tst_titan.run.recipes import refuse_wrong_recipes
 from tst_titan.run.upgrade import recognise_format_1
 
 ROOT = Path(workflow.basedir)
@@ -86,6 +87,7 @@ try:
         if not ONLY_ASKED:
             refuse_unknown(PROJECT.tasks(), [TASKS])
             check_parents(PROJECT.stages, Path(PROJECT.results))
+            refuse_wrong_recipes(PROJECT.wanted(), PROJECT.scale_name)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
