@@ -174,6 +174,8 @@ class Job:
 
     def _expected_first_loss(self) -> float | None:
         sup = self.stage.superposition
+        if self.stage.model.tied_embeddings:
+            return None  # a narrow model that has learned nothing predicts the token that it reads
         if sup is None or sup.sides == "input_only":
             return math.log(self.stage.model.vocab_size)
         loss = LOSSES[sup.loss]
