@@ -37,6 +37,13 @@ MOE = {
 }
 SHAPES: dict[str, dict[str, Any]] = {
     "llama3": DENSE,
+    "llama3_2": {
+        **DENSE,
+        "tied_embeddings": True,
+        "rope_theta": 10000.0,
+        "rope_scaling": {"factor": 32.0, "original_max_position_embeddings": 16},
+    },
+    "smollm3": {**DENSE, "tied_embeddings": True, "no_rope_layer_interval": 2},
     "qwen3": {**{key: value for key, value in MOE.items() if key != "moe"}, "ffn_dim": 48},
     "qwen3_moe": MOE,
     "deepseek_v3": {

@@ -13,7 +13,13 @@ pytestmark = pytest.mark.slow
 EXPERTS = 4
 # An odd vocabulary: the shards of embedding and head differ in size.
 DENSE = {**stages.DENSE, "vocab_size": 65}
-MODELS = {"dense": DENSE, "moe": MOE, "deepseek_v3": stages.SHAPES["deepseek_v3"]}
+MODELS = {
+    "dense": DENSE,
+    "moe": MOE,
+    "deepseek_v3": stages.SHAPES["deepseek_v3"],
+    "tied": {**stages.SHAPES["smollm3"], "vocab_size": 65},
+    "moe_tied": {**MOE, "tied_embeddings": True},
+}
 LAYOUTS = {
     "fsdp": ("dense", 2, {"shard": 2}),
     "hsdp_replicas": ("dense", 2, {"replicate": 2, "shard": 1}),
@@ -23,6 +29,9 @@ LAYOUTS = {
     "moe_tensor_and_expert": ("moe", 2, {"tensor": 2, "expert": 2}),
     "deepseek_v3_fsdp_and_expert": ("deepseek_v3", 2, {"shard": 2, "expert": 2}),
     "deepseek_v3_tensor_and_expert": ("deepseek_v3", 2, {"tensor": 2, "expert": 2}),
+    "tied_fsdp": ("tied", 2, {"shard": 2}),
+    "tied_tensor": ("tied", 2, {"tensor": 2}),
+    "moe_tied_fsdp_and_expert": ("moe_tied", 2, {"shard": 2, "expert": 2}),
     "hsdp": ("dense", 4, {"replicate": 2, "shard": 2}),
     "fsdp_and_tensor": ("dense", 4, {"shard": 2, "tensor": 2}),
     "moe_fsdp4_and_expert2": ("moe", 4, {"shard": 4, "expert": 2}),
@@ -111,10 +120,12 @@ def test_several_ranks_equal_one(results, one_process, layout):
     assert_same(found, one_process[LAYOUTS[layout][0]])
 
 
-def test_parts_start_anew_alike_on_one_rank_and_on_two(results):
+@pytest.mark.parametrize("model", ["dense", "tied"])
+def test_parts_start_anew_alike_on_one_rank_and_on_two(results, model):
     anew = {"handover": {"reinitialize": ["embedding", "lm_head"]}}
-    one = train_both_phases(tree_of(results, model=DENSE, recipe="anew-one"), **anew)
-    two = tree_of(results, model=DENSE, recipe="anew-two").with_runtime(processes_per_node=2)
+    one = train_both_phases(tree_of(results, model=MODELS[model], recipe=f"anew-{model}-one"), **anew)
+    two = tree_of(results, model=MODELS[model], recipe=f"anew-{model}-two")
+    two = two.with_runtime(processes_per_node=2)
     assert_same(train_both_phases(two, **anew), one)
 
 
@@ -151,11 +162,11 @@ def test_the_number_of_ranks_may_change_between_stages_and_after_a_crash(results
     )
 
 
-def test_chunked_loss_and_micro_batches_change_nothing(results, one_process):
-    tree = tree_of(results, model=DENSE, recipe="chunked").with_runtime(
-        loss_chunks=4, micro_batch_sequences=2
-    )
-    assert_same(train_both_phases(tree), one_process["dense"])
+@pytest.mark.parametrize(("model", "ranks"), [("dense", 1), ("tied", 1), ("tied", 2)])
+def test_chunked_loss_and_micro_batches_change_nothing(results, one_process, model, ranks):
+    tree = tree_of(results, model=MODELS[model], recipe=f"chunked-{model}-{ranks}")
+    tree = tree.with_runtime(loss_chunks=4, micro_batch_sequences=1, processes_per_node=ranks)
+    assert_same(train_both_phases(tree), one_process[model])
 
 
 def test_expert_load_is_logged_in_both_phases(one_process):

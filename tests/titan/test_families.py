@@ -20,7 +20,9 @@ def results(tmp_path_factory):
 def test_a_family_learns_in_both_phases_and_keeps_its_keys_at_the_switch(results, name):
     tree = Tree.make(results, model=SHAPES[name], recipe=name).with_runtime(checkpoint_every=100)
     bag = tree.stage("bag4-20", data={"corpus": "tiny", "sequence_length": 16, "batch_sequences": 16})
-    token = tree.stage("bag4-20/token-40", data=bag.stage.data.model_dump())
+    tied = bag.stage.model.tied_embeddings
+    steps = 120 if tied else 40  # what a tied head has learned of bags holds up the first tokens
+    token = tree.stage(f"bag4-20/token-{steps}", data=bag.stage.data.model_dump())
     parent = {"checkpoint": "checkpoint/bag/step-20", "data_tokens": 0, "flops": 0.0}
     keys = []
     for job in (Job(bag, "bag", None, "test"), Job(token, "token", parent, "test")):
@@ -28,9 +30,9 @@ def test_a_family_learns_in_both_phases_and_keeps_its_keys_at_the_switch(results
         trainer.train()
         trainer.close()
         lines = [json.loads(line)["loss"] for line in job.folder.metrics_path.open()]
-        losses = lines[-20:]
+        losses = lines[job.stage.start_step :]
         assert all(map(isfinite, losses)) and losses[-1] < losses[0], losses
-        if job.parent is None:
+        if job.parent is None and not tied:
             assert 0.9 * log(64) < losses[0] < 1.2 * log(64)
         job.folder.write_manifest({"checkpoint": f"checkpoint/{job.identity}/step-{job.stage.end_step}"})
         keys.append(final_tensors(job.folder).keys())

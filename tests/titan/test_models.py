@@ -164,7 +164,7 @@ def test_the_initialisation_is_torchtitans_own(family):
         ({"head_dim": 8}, "leave head_dim out"),
         ({"qk_rope_head_dim": 3}, "qk_rope_head_dim (3) must be even"),
         ({"n_dense_layers": 3}, "n_dense_layers (3) must leave at least one of n_layers (3)"),
-        ({"norm_eps": 1e-5}, "norm_eps (1e-05) must be 1e-6"),
+        ({"tied_embeddings": True}, "leave tied_embeddings out"),
         ({"moe": {"n_experts": 8, "top_k": 2, "expert_ffn_dim": 4, "n_groups": 3}}, "groups of at least 2"),
         ({"moe": {"n_experts": 8, "top_k": 3, "expert_ffn_dim": 4, "n_groups": 4}}, "must hold top_k (3)"),
     ],
@@ -173,3 +173,11 @@ def test_shapes_that_deepseek_v3_cannot_have(change, words):
     with pytest.raises(ValidationError) as error:
         ModelConfig.model_validate(SHAPES["deepseek_v3"] | change)
     assert words in str(error.value)
+
+
+def test_rotations_slow_down_between_two_wavelengths_in_order():
+    scaling = {"factor": 8.0, "low_freq_factor": 4.0}
+    with pytest.raises(
+        ValidationError, match=r"high_freq_factor \(4\) must be more than low_freq_factor \(4\)"
+    ):
+        ModelConfig.model_validate({**SHAPES["llama3"], "rope_scaling": scaling})

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from tests import made_stages
 from tests.stages import DENSE, MOE, Tree, final_tensors, losses, train
@@ -130,6 +131,12 @@ def test_reinitialized_parts_start_anew_and_the_rest_goes_on(chain, tree):
     assert moved["layers.0.feed_forward.w1.weight"] < 0.1
     assert child["optimizer.state.tok_embeddings.weight.step"].item() == 1
     assert child["optimizer.state.layers.0.feed_forward.w1.weight.step"].item() == 7
+
+
+def test_one_of_two_tied_parts_cannot_start_anew(tmp_path):
+    tree = Tree.make(tmp_path, model={**DENSE, "tied_embeddings": True})
+    with pytest.raises(ValidationError, match=r"found embedding alone.*\[embedding, lm_head\], or neither"):
+        tree.stage("bag4-6/token-7", handover={"reinitialize": ["embedding"]})
 
 
 def test_killed_twice_and_stopped_once_ends_bit_identical(chain, tmp_path):

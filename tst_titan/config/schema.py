@@ -358,6 +358,12 @@ class StageConfig(Strict):
                 f"data.sequence_length ({self.data.sequence_length}) exceeds "
                 f"model.max_sequence_length ({self.model.max_sequence_length})"
             )
+        parts = self.handover.reinitialize if self.handover else ()
+        if self.model.tied_embeddings and len(set(parts)) == 1:
+            raise ValueError(
+                f"handover.reinitialize: found {parts[0]} alone; the model's embedding and LM head are one matrix "
+                "(tied_embeddings): name both, [embedding, lm_head], or neither"
+            )
         sup = self.superposition
         if sup and sup.feeding == "more_sequences" and self.data.sequence_length % sup.bag_size:
             raise ValueError(

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from tst_titan.config.strict import NonNegativeInt, PositiveFloat, PositiveInt
+from tst_titan.config.strict import NonNegativeInt, PositiveFloat, PositiveInt, Strict
 from tst_titan.models.family import Layer, ModelConfig, MoeConfig, TorchtitanParts
 
 
@@ -24,6 +24,21 @@ class DeepseekV3Experts(MoeConfig):
     n_groups: PositiveInt = Field(1, description="groups that the routed experts are cut into")
     top_k_groups: PositiveInt = Field(1, description="groups that a latent's experts are chosen from")
     route_scale: PositiveFloat = Field(2.5, description="factor on the chosen experts' weights")
+
+
+class YarnRopeScaling(Strict):
+    """YaRN (arXiv 2309.00071) as in DeepSeek-V3: slower rotations for a longer context, and sharper attention."""
+
+    factor: PositiveFloat = Field(description="new context over the original one")
+    original_max_position_embeddings: PositiveInt = Field(4096, description="the original context")
+    beta_fast: PositiveFloat = Field(
+        32.0, description="rotations that turn more often than this in the original context stay"
+    )
+    beta_slow: PositiveFloat = Field(1.0, description="those that turn less often slow down by the factor")
+    mscale: PositiveFloat = Field(
+        1.0,
+        description="attention is sharpened by (0.1 mscale ln(factor) + 1)^2; DeepSeek's mscale_all_dim too",
+    )
 
 
 class DeepseekV3(ModelConfig):
@@ -43,6 +58,7 @@ class DeepseekV3(ModelConfig):
     )
     qk_rope_head_dim: PositiveInt = Field(description="width of a head's query and key with rotary positions")
     v_head_dim: PositiveInt = Field(description="width of a head's value")
+    rope_scaling: YarnRopeScaling | None = Field(None, description="YaRN; default none")
 
     @model_validator(mode="after")
     def _shape_is_consistent(self) -> DeepseekV3:
@@ -72,12 +88,15 @@ class DeepseekV3(ModelConfig):
                 f"moe.top_k_groups ({moe.top_k_groups}) must not exceed n_groups ({moe.n_groups}), and its groups of "
                 f"{in_group} experts must hold top_k ({moe.top_k})"
             )
-        if self.norm_eps != 1e-6:
-            # Of the latents' norms transformers takes no other.
+        if self.tied_embeddings:
             raise ValueError(
-                f"norm_eps ({self.norm_eps:g}) must be 1e-6, which transformers' DeepseekV3 has fixed"
+                "torchtitan's deepseek_v3 cannot export tied embeddings: leave tied_embeddings out"
             )
         return self
+
+    def eps_of(self, norm: str) -> float:
+        """transformers' DeepseekV3 has fixed that of the latents' norms."""
+        return 1e-6 if norm.endswith((".q_norm", ".kv_norm")) else self.norm_eps
 
     @property
     def qk_head_dim(self) -> int:
@@ -107,13 +126,21 @@ class DeepseekV3(ModelConfig):
         return self.n_heads * (self.qk_head_dim + self.v_head_dim)
 
     def torchtitan(self) -> TorchtitanParts:
-        """torchtitan's own layers and initialisation; no frequency scaling, so no factor on attention either."""
+        """torchtitan's own layers and initialisation."""
         from torchtitan.models import deepseek_v3
         from torchtitan.models.common import ComplexRoPE
         from torchtitan.models.deepseek_v3.state_dict_adapter import DeepSeekV3StateDictAdapter
 
         moe = self.moe
         grouped = moe.n_groups > 1
+        rope = ComplexRoPE.Config(
+            dim=self.qk_rope_head_dim, max_seq_len=self.max_sequence_length, theta=self.rope_theta
+        )
+        yarn = self.rope_scaling
+        if yarn is not None:
+            rope.scaling, rope.rope_factor = "yarn", yarn.factor
+            rope.beta_fast, rope.beta_slow = yarn.beta_fast, yarn.beta_slow
+            rope.original_seq_len = yarn.original_max_position_embeddings
         layers = deepseek_v3._build_dsv3_layers(
             n_layers=self.n_layers,
             n_dense_layers=self.n_dense_layers,
@@ -124,7 +151,7 @@ class DeepseekV3(ModelConfig):
             qk_nope_head_dim=self.qk_nope_head_dim,
             qk_rope_head_dim=self.qk_rope_head_dim,
             v_head_dim=self.v_head_dim,
-            mscale=1.0,
+            mscale=yarn.mscale if yarn else 1.0,
             dense_hidden_dim=self.ffn_dim,
             moe_hidden_dim=moe.expert_ffn_dim,
             num_experts=moe.n_experts,
@@ -138,15 +165,20 @@ class DeepseekV3(ModelConfig):
             attn_backend="flex",
             moe_comm_backend="standard",
             non_blocking_capacity_factor=None,
-            rope=ComplexRoPE.Config(
-                dim=self.qk_rope_head_dim, max_seq_len=self.max_sequence_length, theta=self.rope_theta
-            ),
+            rope=rope,
         )
         ends = self.torchtitan_ends(
             deepseek_v3._EMBEDDING_INIT, deepseek_v3._output_linear_init(self.dim), deepseek_v3._NORM_INIT
         )
         model = deepseek_v3.DeepSeekV3Model.Config(layers=layers, **ends)
         return TorchtitanParts(model, deepseek_v3.parallelize_deepseekv3, DeepSeekV3StateDictAdapter)
+
+    def hugging_face_rope(self) -> dict[str, Any]:
+        """The keys of DeepSeek-V3."""
+        if self.rope_scaling is None:
+            return super().hugging_face_rope()
+        yarn = self.rope_scaling
+        return {"rope_type": "yarn", **yarn.model_dump(), "mscale_all_dim": yarn.mscale}
 
     def hugging_face(self, **beside: Any) -> Any:
         """A ``DeepseekV3Config``."""

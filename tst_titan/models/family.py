@@ -18,7 +18,8 @@ class ParameterCounts:
     """How many parameters a model has, by four conventions."""
 
     total: int
-    """Everything that is trained, both embedding matrices included; expert biases are buffers, and are not."""
+    """Everything that is trained, both embedding matrices included (once where they are tied); expert biases are
+    buffers, and are not."""
     active: int
     """What one latent can reach: ``total`` without the experts that it is not routed to."""
     non_embedding: int
@@ -95,7 +96,7 @@ class MoeConfig(Strict):
 
 
 class ModelConfig(Strict):
-    """A decoder's shape, embeddings untied, causal over the whole window; ``family`` says what it is built of.
+    """A decoder's shape, causal over the whole window; ``family`` says what it is built of.
 
     Validating a mapping as a ``ModelConfig`` gives an instance of its family's class, which checks the shape further.
     """
@@ -114,6 +115,7 @@ class ModelConfig(Strict):
     max_sequence_length: PositiveInt = Field(description="longest sequence of latents")
     rope_theta: PositiveFloat = 500000.0
     norm_eps: PositiveFloat = 1e-5
+    tied_embeddings: bool = Field(False, description="embedding and LM head are one matrix")
 
     @model_validator(mode="wrap")
     @classmethod
@@ -143,12 +145,13 @@ class ModelConfig(Strict):
     def count_parameters(self) -> ParameterCounts:
         """Parameters, from the shape alone."""
         embedding = self.vocab_size * self.dim
+        ends = embedding if self.tied_embeddings else 2 * embedding
         layers = list(self.layers())
         matrices, used = (sum(getattr(layer, name) for layer in layers) for name in ("matrices", "used"))
         gains = sum(layer.gains for layer in layers) + self.dim  # one norm at the end
         return ParameterCounts(
-            total=2 * embedding + matrices + gains,
-            active=2 * embedding + used + gains,
+            total=ends + matrices + gains,
+            active=ends + used + gains,
             non_embedding=matrices + gains,
             multiplied=embedding + used,
         )
@@ -168,10 +171,17 @@ class ModelConfig(Strict):
         return float(6 * (self.count_parameters().multiplied + attention))
 
     def torchtitan_ends(self, embedding: Any, head: Any, norm: Any) -> dict[str, Any]:
-        """What stands before and after torchtitan's layers, from the family's initialisations of the three."""
-        from torchtitan.models.common import Embedding, Linear, RMSNorm
+        """What stands before and after torchtitan's layers, from the family's initialisations of the three.
 
+        Tied embeddings have the head's, as in torchtitan's own flavours.
+        """
+        from torchtitan.models.common import Embedding, Linear, RMSNorm
+        from torchtitan.models.common.param_init import skip_param_init
+
+        if self.tied_embeddings:
+            embedding = {"weight": skip_param_init}
         return {
+            "enable_weight_tying": self.tied_embeddings,
             "dim": self.dim,
             "vocab_size": self.vocab_size,
             "tok_embeddings": Embedding.Config(
@@ -190,10 +200,22 @@ class ModelConfig(Strict):
             "num_attention_heads": self.n_heads,
             "num_key_value_heads": self.n_kv_heads,
             "max_position_embeddings": self.max_sequence_length,
-            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            "rope_parameters": {**self.hugging_face_rope(), "rope_theta": self.rope_theta},
             "rms_norm_eps": self.norm_eps,
-            "tie_word_embeddings": False,
+            "tie_word_embeddings": self.tied_embeddings,
         }
+
+    def hugging_face_rope(self) -> dict[str, Any]:
+        """How rotary frequencies are scaled, as transformers writes it."""
+        return {"rope_type": "default"}
+
+    def is_rotated(self, layer: int) -> bool:
+        """Whether a layer (0 the first) has rotary positions."""
+        return True
+
+    def eps_of(self, norm: str) -> float:
+        """Epsilon of the norm of that name in torchtitan's config."""
+        return self.norm_eps
 
 
 class GroupedQueryModel(ModelConfig):

@@ -127,7 +127,7 @@ def _in_token_phase(curves: pd.DataFrame) -> pd.Series:
 def _draw_behind(axes: Axes, curves: pd.DataFrame, looks: dict[str, Look], column: str) -> None:
     """Training losses of token phases, faint."""
     for (name, _), part in curves[curves["comparable"]].groupby(["run", "segment"], sort=True):
-        axes.plot(part[column], part["smoothed"], color=looks[name].colour, alpha=0.3, linewidth=0.8)
+        axes.plot(part[column], part["smoothed"], color=looks[str(name)].colour, alpha=0.3, linewidth=0.8)
 
 
 def _draw_group(

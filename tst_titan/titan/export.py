@@ -182,6 +182,8 @@ def _write_configs(
     written = json.loads((out / "config.json").read_text())
     older = {name: written[new] for name, new in config.attribute_map.items() if new in written}
     older |= {"rope_theta": model.rope_theta, "torch_dtype": dtype}
+    if model.hugging_face_rope()["rope_type"] != "default":
+        older["rope_scaling"] = model.hugging_face_rope()
     _write_json(out / "config.json", written | older)
     GenerationConfig(
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.eos_token_id

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, Replicate
 from torchtitan.components.optimizer import OptimizersContainer
+from torchtitan.models.common.param_init import skip_param_init
 from torchtitan.protocols.module import Module
 
 MODULE_OF_PART = {"embedding": "tok_embeddings", "lm_head": "lm_head"}
@@ -29,7 +30,7 @@ def draw_whole_tensors(model_config: Module.Config) -> None:
 
 def whole(init: Initializer) -> Initializer:
     """The same initialiser, drawing the full tensor on every rank before each keeps its shard."""
-    if getattr(init, "draws_whole", False):
+    if getattr(init, "draws_whole", False) or init is skip_param_init:
         return init
 
     def draw(tensor: torch.Tensor) -> None:
@@ -53,7 +54,7 @@ def reinitialize_parts(
     """Draw new weights for the parts and clear their optimizer moments, as the paper's table 2; all else stays.
 
     Args:
-        parts: ``embedding``, ``lm_head``.
+        parts: ``embedding``, ``lm_head``; both where they are tied, and the head's initialisation draws them.
         model: the decoder, sharded or not.
         optimizers: their states of the parts are dropped and start from zero.
         seed: of the draw; another stream than the run's first initialisation.

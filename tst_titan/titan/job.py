@@ -209,6 +209,8 @@ class Job:
         if self.stage.start_from is not None:
             return None
         sup = self.stage.superposition
+        if self.stage.model.tied_embeddings:
+            return None  # a narrow model that has learned nothing predicts the token that it reads
         if sup is None or sup.sides == "input_only":
             return math.log(self.stage.model.vocab_size)
         loss = LOSSES[sup.loss]

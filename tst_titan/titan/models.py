@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from torchtitan.components.optimizer import register_moe_load_balancing_hook
 from torchtitan.distributed.pipeline_parallel import pipeline_llm
-from torchtitan.models.common import RMSNorm, ScaledDotProductAttention
+from torchtitan.models.common import ComplexRoPE, RMSNorm, ScaledDotProductAttention
 from torchtitan.models.common.decoder import Decoder
 from torchtitan.models.common.moe import GroupedExperts
 from torchtitan.protocols.model_spec import ModelSpec
@@ -46,11 +46,25 @@ class FullPrecisionExperts(GroupedExperts):
         )
 
 
+class NoRotation(ComplexRoPE):
+    """What stands for rotary positions in a layer that has none (NoPE, arXiv 2501.18795)."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(ComplexRoPE.Config):
+        pass
+
+    def forward(
+        self, query: torch.Tensor, key: torch.Tensor, positions: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Queries (B, L, N, H) and keys as they are."""
+        return query, key
+
+
 def build_model_spec(model: ModelConfig, *, expert_precision: ExpertPrecision = "bfloat16") -> ModelSpec:
     """torchtitan's bundle for ``model``: config tree, parallelisation, balancing hook and state-dict adapter.
 
-    Embeddings are untied, attention is causal over the whole window and needs no positions. ``expert_precision``
-    is the precision of the experts' matrix products; torchtitan's own is bfloat16 whatever the model's dtype.
+    Attention is causal over the whole window and needs no positions. ``expert_precision`` is the precision of the
+    experts' matrix products; torchtitan's own is bfloat16 whatever the model's dtype.
     """
     parts = model.torchtitan()
     _finish(parts.model, model, expert_precision)
@@ -67,9 +81,12 @@ def build_model_spec(model: ModelConfig, *, expert_precision: ExpertPrecision = 
 
 def _finish(config: Decoder.Config, model: ModelConfig, expert_precision: ExpertPrecision) -> None:
     """Set what the builders leave at their own defaults: attention, norm epsilon, balancing, experts' precision."""
-    for _, norm, _, _ in config.traverse(RMSNorm.Config):
-        norm.eps = model.norm_eps
-    for layer in config.layers:
+    for name, norm, _, _ in config.traverse(RMSNorm.Config):
+        norm.eps = model.eps_of(name)
+    for number, layer in enumerate(config.layers):
+        if not model.is_rotated(number):
+            rope = layer.attention.rope
+            layer.attention.rope = NoRotation.Config(dim=rope.dim, max_seq_len=rope.max_seq_len)
         # The builders want attention by a name that needs positions; this one does not.
         layer.attention.inner_attention = ScaledDotProductAttention.Config()
         if layer.moe is None or model.moe is None:
