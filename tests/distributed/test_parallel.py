@@ -93,7 +93,7 @@ def assert_same(found, expected):
         for measured, expected_one in zip(ours.heldout.read(), reference.heldout.read(), strict=True):
             assert measured["windows"] == pytest.approx(expected_one["windows"], rel=1e-3, abs=1e-4)
             for key in ("token_loss", "bag_loss"):
-                assert measured[key] == pytest.approx(expected_one[key], rel=1e-4)
+                assert measured[key] == (expected_one[key] and pytest.approx(expected_one[key], rel=1e-4))
             assert measured["step"] == expected_one["step"] and len(measured["windows"]) == 38
         ours_tensors, reference_tensors = final_tensors(ours), final_tensors(reference)
         assert ours_tensors.keys() == reference_tensors.keys()
