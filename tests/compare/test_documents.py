@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tests.made_stages import write_heldout
 from tst_titan.compare.documents import mean_over_documents, read_documents
 from tst_titan.compare.pairs import PAIRED_BY_DOCUMENT
 from tst_titan.errors import UserError
+from tst_titan.report.tables import source_table
 
 
 def test_documents_of_one_length_give_the_error_of_the_mean_of_their_means() -> None:
@@ -84,6 +86,40 @@ def test_a_pair_is_compared_document_by_document(tmp_path: Path) -> None:
     assert scored.high == pytest.approx(-0.1 + half)
     assert all(source.endswith("documents.csv") for source in scored.sources)
     assert "lower than baseline 2000 (-0.1248 to -0.0752, paired by document)" in texts(comparison, "result")
+
+
+def test_a_gain_in_one_source_that_costs_another_is_seen(tmp_path: Path) -> None:
+    runs = pair_of(tmp_path, [289.0, 320.0, 280.0], [100] * 3)
+    for run in runs:
+        path = Path(run["heldout_documents"])
+        head, *rows = path.read_text().splitlines()
+        sources = ("docs", "docs", "code")
+        labelled = [f"{row},{source}" for row, source in zip(rows, sources, strict=True)]
+        path.write_text("\n".join([f"{head},source", *labelled]) + "\n")
+        scored = json.loads(Path(run["heldout"]).read_text())
+        part = {"nats_per_token": 3.0, "bits_per_byte": 1.2, "stderr_nats_per_token": 0.1}
+        scored["by_source"] = {
+            "docs": part,
+            "code": {**part, "nats_per_token": 2.5, "stderr_nats_per_token": None},
+        }
+        Path(run["heldout"]).write_text(json.dumps(scored))
+    comparison = make("pair", runs)
+    pair = first_pair(comparison)
+    # Differences per token -0.11 and -0.10 of documents, 0.10 of the only file of code.
+    docs, code = pair["heldout.difference/docs"], pair["heldout.difference/code"]
+    assert docs.number == pytest.approx(-0.105) and docs.stderr == pytest.approx(0.005)
+    assert docs.low == pytest.approx(-0.105 - stats.t.ppf(0.975, 1) * 0.005)
+    assert code.number == pytest.approx(0.1) and code.stderr is None and code.winner == "undecided"
+    run = comparison.runs[-1].name
+    for metric, value in (
+        ("nats_per_token/docs", 3.0),
+        ("nats_per_token/code", 2.5),
+        ("bits_per_byte/code", 1.2),
+    ):
+        assert comparison.value(run, f"heldout_{metric}") == value
+    table = source_table(comparison)
+    assert table is not None and table.heads == ["code", "docs"]
+    assert table.rows[0].cells[1].lines[0] == "3.0000 against 3.0000"
 
 
 def test_models_that_scored_other_documents_are_not_paired(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from tst_titan.data.documents import TaskReader
 from tst_titan.data.filter import Filter
 from tst_titan.data.manifest import DataManifest, load_manifest
 from tst_titan.data.settings import render
-from tst_titan.data.shards import iterate_documents, sha256_of, verify_shards
+from tst_titan.data.shards import iterate_documents, read_sources, sha256_of, verify_shards
 from tst_titan.data.step import Done, load_done, prune
 from tst_titan.errors import UserError
 
@@ -287,6 +287,22 @@ def test_mixture_keeps_the_shares_asked_for(tmp_path: Path) -> None:
     dropped = manifest.documents.dropped["mixture"]
     assert dropped["b"] == 0 and 100 < dropped["a"] < 900
     assert manifest.documents.kept == 1150 - sum(dropped.values())
+    # And which held-out document is whose.
+    noted = read_sources(tmp_path / "out/manifest.json", manifest)
+    assert noted is not None
+    tokenizer = Tokenizer.from_file(str(tmp_path / "out" / manifest.tokenizer.path))
+    source_of = {document(i, 100): "a" for i in range(900)} | {
+        document(5000 + i, 150): "b" for i in range(250)
+    }
+    held = [
+        tokenizer.decode(ids[:-1].tolist())
+        for ids in iterate_documents(tmp_path / "out/manifest.json", "heldout")
+    ]
+    assert noted.tolist() == [source_of[text] for text in held] and set(noted) == {"a", "b"}
+    assert (
+        sum(len(text.encode()) for text in held if source_of[text] == "a")
+        == (manifest.heldout.text_bytes_by_source["a"])
+    )
 
 
 def test_filters_see_the_columns_that_a_source_keeps(data: Path, tmp_path: Path) -> None:

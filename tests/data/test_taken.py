@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models
 from tests.data.texts import base_config, build, document, texts_of, write_corpus
 from tst_titan.data.filter import Filter
 from tst_titan.data.manifest import SPLITS, DataManifest
-from tst_titan.data.shards import iterate_documents, verify_shards
+from tst_titan.data.shards import iterate_documents, read_sources, verify_shards
 from tst_titan.data.split import Split
 from tst_titan.data.step import load_done
 from tst_titan.data.taken import bytes_of_ids
@@ -131,6 +131,9 @@ def test_the_hold_out_of_several_sources(tmp_path: Path) -> None:
         check_sums(manifest, folder, [each for part in parts.values() for each in part])
         assert manifest.heldout.documents == 60
         found[seed] = read(folder, "heldout")
+        whose = {str(each.tolist()): name for name, part in parts.items() for each in part}
+        noted = read_sources(folder / "manifest.json", manifest)
+        assert noted is not None and noted.tolist() == [whose[str(each)] for each in found[seed]]
     assert len({str(each) for each in found.values()}) > 1
 
 

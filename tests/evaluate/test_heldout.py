@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from tst_titan import cli
 from tst_titan.data.manifest import load_manifest
-from tst_titan.data.shards import TokenStream, iterate_documents
+from tst_titan.data.shards import TokenStream, iterate_documents, write_sources
 from tst_titan.errors import UserError
 from tst_titan.evaluate import heldout
 
@@ -76,6 +77,34 @@ def test_the_files_say_what_was_scored(corpus, model_folder, tmp_path):
     rows = list(csv.DictReader(documents.open()))
     assert sum(int(row["tokens"]) for row in rows) == 5_999
     assert sum(float(row["nats"]) for row in rows) == pytest.approx(nats)
+
+
+def test_sources_that_the_corpus_knows_are_scored_apart(corpus, model_folder, tmp_path):
+    folder = tmp_path / "two"
+    shutil.copytree(corpus.parent, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["heldout"]["text_bytes_by_source"] = {"docs": 4_000, "code": 2_000}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    whole, loss = heldout.evaluate(model_folder, folder / "manifest.json", LENGTH)
+    assert whole["by_source"] == {} and whole["sources_are"].startswith("not known")
+    sources = ["docs" if number % 3 else "code" for number in range(60)]
+    write_sources(folder / "tokens/heldout", sources)
+    found, loss = heldout.evaluate(model_folder, folder / "manifest.json", LENGTH)
+    assert found["nats_per_token"] == whole["nats_per_token"]
+    for source, text_bytes, tokens in (("docs", 4_000, 4_000), ("code", 2_000, 1_999)):
+        own = found["by_source"][source]
+        scored = [number for number in range(60) if sources[number] == source]
+        nats = sum(loss.nats[number] for number in scored)
+        assert (own["tokens"], own["bytes"], own["documents"]) == (tokens, text_bytes, len(scored))
+        assert own["nats_per_token"] == pytest.approx(nats / tokens)
+        assert own["bits_per_byte"] == pytest.approx(nats / math.log(2) / text_bytes)
+        assert own["stderr_nats_per_token"] > 0
+    assert [row.split(",")[3] for row in heldout.document_table(loss).splitlines()[1:]] == sources
+    limited, _ = heldout.evaluate(model_folder, folder / "manifest.json", LENGTH, limit=250)
+    assert limited["by_source"]["code"]["bytes"] == 100 and limited["by_source"]["docs"]["bytes"] == 150
+    write_sources(folder / "tokens/heldout", sources[:-1])
+    with pytest.raises(UserError, match="59 sources of 60 held-out documents"):
+        heldout.evaluate(model_folder, folder / "manifest.json", LENGTH)
 
 
 def test_a_limit_scores_the_first_tokens_and_their_share_of_the_bytes(corpus, model_folder):

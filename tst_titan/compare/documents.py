@@ -16,6 +16,7 @@ import pandas as pd
 from tst_titan.errors import UserError
 
 COLUMNS = ("document", "tokens", "nats")
+SOURCE = "source"  # a fourth column, where the corpus knows
 
 
 def mean_over_documents(nats: np.ndarray, tokens: np.ndarray) -> tuple[float, float | None]:
@@ -48,11 +49,13 @@ class DocumentLosses:
         numbers: of the scored documents in the held-out split, rising, shape (n,).
         tokens: scored tokens of each, shape (n,).
         nats: loss summed over them, float64 of shape (n,).
+        sources: source of each, strings of shape (n,); None where the corpus does not know.
     """
 
     numbers: np.ndarray
     tokens: np.ndarray
     nats: np.ndarray
+    sources: np.ndarray | None = None
 
     def same_text_as(self, other: DocumentLosses) -> bool:
         """Whether both models scored the same tokens of the same documents."""
@@ -69,11 +72,13 @@ def read_documents(path: str) -> DocumentLosses:
     if not Path(path).is_file():
         raise UserError(f"{path}: does not exist; the held-out evaluation has not finished")
     try:
-        table = pd.read_csv(path, dtype={"document": np.int64, "tokens": np.int64, "nats": np.float64})
+        table = pd.read_csv(
+            path, dtype={"document": np.int64, "tokens": np.int64, "nats": np.float64, SOURCE: str}
+        )
     except ValueError as error:
         raise UserError(f"{path}: not a table of documents: {error}") from error
-    if tuple(table.columns) != COLUMNS or not len(table):
+    if tuple(table.columns) not in (COLUMNS, (*COLUMNS, SOURCE)) or not len(table):
         raise UserError(
             f"{path}: columns {list(table.columns)}, {len(table)} rows; {','.join(COLUMNS)} expected"
         )
-    return DocumentLosses(*(table[column].to_numpy() for column in COLUMNS))
+    return DocumentLosses(*(table[column].to_numpy() for column in table.columns))

@@ -18,7 +18,7 @@ NOT_SCORED = "not among this run's evaluated tasks"
 
 
 def read_heldout(path: str | None, manifest: str, confidence: float) -> dict[str, Number]:
-    """Held-out loss of a run's final model, in nats per token and in bits per byte.
+    """Held-out loss of a run's final model, in nats per token and in bits per byte, and of each source of the corpus.
 
     Args:
         path: heldout.json, or None where it was not asked for.
@@ -36,15 +36,19 @@ def read_heldout(path: str | None, manifest: str, confidence: float) -> dict[str
     named = found.get("manifest")
     if isinstance(named, str) and not _same_file(named, manifest):
         raise UserError(f"{path}: scores the model of {named}, but the run ends with {manifest}")
-    nats, bits = _number(found, "nats_per_token", path), _number(found, "bits_per_byte", path)
-    stderr = found.get("stderr_nats_per_token")
-    method = f"all {found.get('tokens', '?')} held-out tokens scored, {found.get('documents', '?')} documents as units"
-    values = {HELDOUT[0]: (nats, stderr), HELDOUT[1]: (bits, stderr * bits / nats if stderr else None)}
     quantile = t_quantile(confidence, LARGE)
-    return {
-        name: with_error(*value, quantile, METRICS[name].unit, (path,), method)
-        for name, value in values.items()
-    }
+    numbers = {}
+    for source, part in {"": found, **found.get("by_source", {})}.items():
+        where = f"{path}, source '{source}'" if source else path
+        nats, bits = _number(part, "nats_per_token", where), _number(part, "bits_per_byte", where)
+        stderr = part.get("stderr_nats_per_token")
+        units = f"{part.get('documents', '?')} documents as units"
+        method = f"all {part.get('tokens', '?')} held-out tokens scored, {units}"
+        values = {HELDOUT[0]: (nats, stderr), HELDOUT[1]: (bits, stderr * bits / nats if stderr else None)}
+        for name, value in values.items():
+            number = with_error(*value, quantile, METRICS[name].unit, (path,), method)
+            numbers[f"{name}/{source}" if source else name] = number
+    return numbers
 
 
 def read_tasks(

@@ -79,10 +79,11 @@ BUDGETS = ("steps", "bag_steps")
 READ = ("latents", "data_tokens", "unique_data_tokens", "epochs", "flops", "hours", "device_hours")
 LOSSES = ("final_loss", f"{ON_HELDOUT}final_loss", "heldout_nats_per_token", "heldout_bits_per_byte")
 HELDOUT = ("heldout_nats_per_token", "heldout_bits_per_byte")
+"""Of all held-out documents; with ``/<source>`` behind them, of those of one source of the corpus."""
 
 
 def metric_of(name: str) -> Metric:
-    """A metric by name; a task's accuracy is named after the task."""
+    """A metric by name; a task's accuracy is named after the task, the loss on a source after the source."""
     if name in METRICS:
         return METRICS[name]
     if is_own(name):
@@ -92,6 +93,10 @@ def metric_of(name: str) -> Metric:
         return Metric(
             name, label, metric, head=f"{task} {'↓' if lower else '↑'}", lower_is_better=lower, measured=True
         )
+    if name.startswith(HELDOUT):
+        whole, source = name.split("/", 1)
+        of = METRICS[whole]
+        return _loss(name, f"{of.label}, {source}", of.unit, head=source)
     return Metric(name, name.removeprefix(TASK), "%", measured=name.startswith(TASK))
 
 

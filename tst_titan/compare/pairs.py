@@ -81,7 +81,7 @@ def compare_pair(
             read |= _within("reaches", run_reaches(reference, run, losses))
             read |= _within("switch", losses.switch(run, reference))
         found |= {losses.prefix + name: number for name, number in read.items()}
-    found["heldout.difference"] = _heldout(reference, run, options)
+    found |= _within("heldout", _heldout(reference, run, options))
     found["accuracy.difference"] = _scored(reference, run, "average_accuracy", options)
     place = {"group": run.spec.group, "run": run.name, "reference": reference.name}
     return [number.at("pair", metric, **place) for metric, number in found.items()]
@@ -292,22 +292,27 @@ def _crossed(
     return {name: replace(number, bound=bound, note=note) for name, number in (at | speedup).items()}
 
 
-def _heldout(reference: RunData, run: RunData, options: ComparisonOptions) -> Number:
-    """Difference of the held-out losses, paired by document where both models scored the same ones."""
-    name = "heldout_nats_per_token"
-    unpaired = _scored(reference, run, name, options)
+def _heldout(reference: RunData, run: RunData, options: ComparisonOptions) -> Numbers:
+    """Difference of held-out losses, paired by document where both runs scored the same, and that of each source."""
+    unpaired = _scored(reference, run, "heldout_nats_per_token", options)
     files = (run.spec.heldout_documents, reference.spec.heldout_documents)
     if files[0] is None or files[1] is None or not unpaired.exists:
-        return unpaired
+        return {"difference": unpaired}
     own, other = (read_documents(file) for file in files if file is not None)
     if not own.same_text_as(other):
-        return unpaired
-    value, stderr = mean_over_documents(own.nats - other.nats, own.tokens)
-    n = len(own.numbers)
-    method = f"run minus reference, paired by document ({n}); noise of the scored text alone"
-    quantile = t_quantile(options.confidence, n - 1)
-    gap = with_error(value, stderr, quantile, LOSS_UNIT, (files[0], files[1]), method)
-    return replace(gap, winner=winner_of(gap, lower_is_better=True), note=PAIRED_BY_DOCUMENT)
+        return {"difference": unpaired}
+    parts = {"difference": np.ones(len(own.numbers), bool)}
+    if own.sources is not None:
+        parts |= {f"difference/{source}": own.sources == source for source in np.unique(own.sources)}
+    found = {}
+    for name, part in parts.items():
+        value, stderr = mean_over_documents((own.nats - other.nats)[part], own.tokens[part])
+        n = int(part.sum())
+        method = f"run minus reference, paired by document ({n}); noise of the scored text alone"
+        quantile = t_quantile(options.confidence, n - 1)
+        gap = with_error(value, stderr, quantile, LOSS_UNIT, (files[0], files[1]), method)
+        found[name] = replace(gap, winner=winner_of(gap, lower_is_better=True), note=PAIRED_BY_DOCUMENT)
+    return found
 
 
 def _scored(reference: RunData, run: RunData, name: str, options: ComparisonOptions) -> Number:

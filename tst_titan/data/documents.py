@@ -35,10 +35,14 @@ class TaskReader(JsonlReader):
 
 def read_texts(folder: Path) -> Iterator[str]:
     """Texts of all documents in a folder, in the order of tasks and documents."""
-    reader = TaskReader(folder)
-    document: Document
-    for document in reader.read_files_shard(sorted(path.name for path in folder.glob("*.jsonl.zst"))):
+    for document in read_documents(folder):
         yield document.text
+
+
+def read_documents(folder: Path) -> Iterator[Document]:
+    """All documents in a folder, in the order of tasks and documents."""
+    reader = TaskReader(folder)
+    yield from reader.read_files_shard(sorted(path.name for path in folder.glob("*.jsonl.zst")))
 
 
 class Tally(PipelineStep):

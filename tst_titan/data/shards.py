@@ -11,7 +11,7 @@ import random
 import socket
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from tst_titan.files import read_json, write_atomically
 # Every open map holds a file descriptor, of which a process has 1,024 by default; a corpus may have thousands
 # of shards, of which the lanes of one rank touch few at a time.
 MAX_OPEN_SHARDS = 256
+SOURCES_FILE = "sources.txt"
 HASH_BLOCK_BYTES = 1 << 22
 CHECKED_BLOCK_BYTES = 1 << 24  # what the manifest's hashes of blocks are of
 BYTES_AT_ONCE = 1 << 31  # are hashed in seconds
@@ -157,6 +158,28 @@ def iterate_documents(path: Path, split: Split = "heldout") -> Iterator[np.ndarr
         for end in read_index(file.path, shard):
             yield ids[start:end].astype(np.int64)
             start = end
+
+
+def write_sources(folder: Path, sources: Iterable[str]) -> None:
+    """Note beside the shards of a split from which source each of its documents is, in the order of the shards."""
+    write_atomically(folder / SOURCES_FILE, "".join(f"{source}\n" for source in sources))
+
+
+def read_sources(path: Path, manifest: DataManifest) -> np.ndarray | None:
+    """Source of every held-out document, shape (documents,), strings; None where an earlier version wrote the corpus.
+
+    `path` is the manifest's path.
+    """
+    noted = shard_files(path, manifest, "heldout")[0].path.with_name(SOURCES_FILE)
+    if not noted.is_file():
+        return None
+    sources = np.array(noted.read_text(encoding="utf-8").splitlines())
+    if len(sources) != manifest.heldout.documents:
+        raise UserError(
+            f"{noted}: {len(sources):,} sources of {manifest.heldout.documents:,} held-out documents; build the corpus "
+            "again"
+        )
+    return sources
 
 
 def read_index(path: Path, shard: Shard) -> list[int]:

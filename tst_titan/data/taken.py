@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tst_titan.data.documents import text_fraction
 from tst_titan.data.listing import list_local
 from tst_titan.data.manifest import SPLITS
 from tst_titan.data.readers import FILE_BYTES, FILES, FILES_WITHOUT_TEXT, RECORDS
-from tst_titan.data.shards import check_index, id_dtype, storage_dtype
+from tst_titan.data.shards import check_index, id_dtype, storage_dtype, write_sources
 from tst_titan.data.sources import account_of
 from tst_titan.data.tokenizer import number_of_ids
 from tst_titan.errors import UserError
@@ -132,6 +133,9 @@ def take(
                 text_bytes(piece.file.ids[piece.start : end], lengths) if split == "heldout" else 0
             )
             tokens += end - piece.start
+        if split == "heldout":
+            labels = ([piece.file.source.label] * len(piece.ends) for piece in pieces[split])
+            write_sources(folder / split, chain.from_iterable(labels))
         found[split] = {"documents": dict(documents), "bytes": dict(sizes), "tokens": tokens, "thinned": {}}
     accounts, total = {}, Counter[str]()
     for source in sources:

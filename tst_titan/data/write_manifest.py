@@ -11,6 +11,7 @@ import numpy as np
 from datatrove.io import get_datafolder
 from datatrove.tools.check_dataset import check_dataset
 
+from tst_titan.data.documents import read_documents
 from tst_titan.data.manifest import (
     SPLITS,
     DataManifest,
@@ -21,9 +22,18 @@ from tst_titan.data.manifest import (
     training_identity,
 )
 from tst_titan.data.settings import SETTINGS, digest
-from tst_titan.data.shards import ShardFile, block_checksums, check_index, id_dtype, sha256_of, storage_dtype
+from tst_titan.data.shards import (
+    ShardFile,
+    block_checksums,
+    check_index,
+    id_dtype,
+    sha256_of,
+    storage_dtype,
+    write_sources,
+)
 from tst_titan.data.step import Done, load_done
 from tst_titan.data.tokenizer import TOKENIZER_FILE
+from tst_titan.data.tokens import Mixture
 from tst_titan.files import write_atomically
 
 MANIFEST_FILE = "manifest.json"
@@ -63,6 +73,8 @@ def write_manifest(folder: Path | str, workers: int) -> DataManifest:
                 f"{name}: {inner:,} EOS tokens inside documents: the tokenizer takes them from text"
             )
         splits[name] = _split_manifest(steps["tokens"].counts[name], shards)
+    if not taken:
+        _note_sources(root, steps)
     manifest = DataManifest(
         format=1,
         corpus=root.name,
@@ -85,6 +97,15 @@ def write_manifest(folder: Path | str, workers: int) -> DataManifest:
     )
     write_atomically(root / MANIFEST_FILE, json.dumps(manifest.model_dump(), indent=1) + "\n")
     return manifest
+
+
+def _note_sources(root: Path, steps: dict[str, Done]) -> None:
+    """Held-out documents become tokens in the order in which they were held out; the mixture drops some."""
+    tokens = steps["tokens"]
+    mixture = Mixture(tokens.counts["mixture"], tokens.settings["tokens"]["seed"])
+    documents = read_documents(root / steps["split"].folder / "heldout")
+    kept = (each for each in documents if not mixture.keep or mixture.filter(each) is True)
+    write_sources(root / tokens.folder / "heldout", (each.metadata["source"] for each in kept))
 
 
 def check_split(

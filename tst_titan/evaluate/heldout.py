@@ -12,7 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from tst_titan.compare.documents import mean_over_documents
 from tst_titan.data.manifest import DataManifest, load_manifest
-from tst_titan.data.shards import TokenStream, read_index, shard_files
+from tst_titan.data.shards import TokenStream, read_index, read_sources, shard_files
 from tst_titan.errors import UserError
 from tst_titan.files import write_if_changed
 from tst_titan.models.exported import load_exported
@@ -39,11 +39,13 @@ class Loss:
         nats: total negative log-likelihood of each document's scored tokens, shape (documents,), float64.
         tokens: scored tokens of each document, shape (documents,), int64.
         windows: windows that were cut.
+        sources: source of each document, strings of shape (documents,); None where nobody noted them.
     """
 
     nats: np.ndarray
     tokens: np.ndarray
     windows: int
+    sources: np.ndarray | None = None
 
     @property
     def per_token(self) -> float:
@@ -137,6 +139,7 @@ def evaluate(
         batch_size = max(1, LOGITS_PER_BATCH[model.device.type] // (length * model.config.vocab_size))
     ends = document_ends(data_manifest, manifest)
     loss = loss_over(model, stream, ends, length, tokens, batch_size)
+    loss = replace(loss, sources=read_sources(data_manifest, manifest))
     nats = float(loss.nats.sum())
     if not math.isfinite(nats):
         raise UserError(f"{model_folder}: the held-out loss is {nats}: the model has diverged")
@@ -150,6 +153,7 @@ def evaluate(
         "bytes": round(text_bytes),
         "bytes_are": "counted" if tokens == len(stream) else "in proportion to the tokens scored",
         "documents": int((loss.tokens > 0).sum()),
+        **by_source(loss, np.diff(ends, prepend=0), manifest),
         "windows": loss.windows,
         "sequence_length": length,
         "limited_to_tokens": limit,
@@ -159,14 +163,48 @@ def evaluate(
     return found, loss
 
 
+def by_source(loss: Loss, lengths: np.ndarray, manifest: DataManifest) -> dict[str, Any]:
+    """Loss, error and bits per byte of the documents of each source that were scored.
+
+    Args:
+        loss: of the held-out documents.
+        lengths: tokens of each, shape (documents,).
+        manifest: of the corpus.
+
+    Returns:
+        ``by_source``, empty where the sources are not known, and ``sources_are``, which says so.
+    """
+    sources = loss.sources
+    if sources is None:
+        return {"by_source": {}, "sources_are": "not known: the corpus was made before they were noted"}
+    found = {}
+    for source in np.unique(sources[loss.tokens > 0]).tolist():
+        own = sources == source
+        part = Loss(loss.nats[own], loss.tokens[own], 0)
+        # All of a corpus's tokens but the first are scored: its source has one less.
+        share = (part.tokens.sum() + bool(own[0])) / lengths[own].sum()
+        text_bytes = manifest.heldout.text_bytes_by_source[source] * share
+        found[source] = {
+            "nats_per_token": part.per_token,
+            "stderr_nats_per_token": part.standard_error,
+            "bits_per_byte": float(part.nats.sum()) / math.log(2) / text_bytes,
+            "tokens": int(part.tokens.sum()),
+            "bytes": round(text_bytes),
+            "documents": int((part.tokens > 0).sum()),
+        }
+    return {"by_source": found, "sources_are": "of the corpus's documents"}
+
+
 def document_table(loss: Loss) -> str:
-    """CSV of the scored documents in the order of the shards: number, tokens scored, and their loss in nats.
+    """CSV of the scored documents in the order of the shards: number, tokens scored, loss in nats, and source.
 
     Models scored on the same documents are compared far more sharply by the differences document by document.
     """
-    rows = zip(loss.tokens.tolist(), loss.nats.tolist(), strict=True)
-    lines = [f"{number},{tokens},{nats!r}" for number, (tokens, nats) in enumerate(rows) if tokens]
-    return "\n".join(["document,tokens,nats", *lines]) + "\n"
+    head, columns = ["document", "tokens", "nats"], [loss.tokens.tolist(), map(repr, loss.nats.tolist())]
+    if loss.sources is not None:
+        head, columns = [*head, "source"], [*columns, loss.sources.tolist()]
+    lines = [[number, *row] for number, row in enumerate(zip(*columns, strict=True)) if row[0]]
+    return "".join(",".join(map(str, line)) + "\n" for line in [head, *lines])
 
 
 def check_export(folder: Path) -> dict[str, Any]:

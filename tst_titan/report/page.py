@@ -22,7 +22,7 @@ from tst_titan.report.draw_curves import curve_note
 from tst_titan.report.provenance import data_section, provenance_of
 from tst_titan.report.read import Experiment, read_experiment, read_figures, relative_link
 from tst_titan.report.svg import inline_svg
-from tst_titan.report.tables import grid_tables, pair_table, run_table
+from tst_titan.report.tables import grid_tables, pair_table, run_table, source_table
 from tst_titan.report.text import AXES, evidence, metric_name
 
 LIBRARY = "plotly.min.js"
@@ -193,6 +193,7 @@ def _experiment(experiment: Experiment, panels: list[dict[str, Any]]) -> dict[st
         "run_count": len(experiment.runs),
         "table": run_table(experiment),
         "pairs": pair_table(experiment),
+        "sources": source_table(experiment),
         "first_grids": [grid for grid in grids if grid["metric"] == grids[0]["metric"]],
         "more_grids": [grid for grid in grids if grid["metric"] != grids[0]["metric"]],
         "confidence": f"{facts.options.confidence:.0%}",

@@ -167,6 +167,27 @@ def pair_table(experiment: Results) -> Table | None:
     )
 
 
+def source_table(experiment: Results) -> Table | None:
+    """Differences of held-out losses by source of the corpus, a row a pair; None where there are fewer than two."""
+    prefix = "heldout.difference/"
+    found: dict[tuple[str, str], dict[str, Number]] = {}
+    for number in experiment.select("pair"):
+        if number.metric.startswith(prefix):
+            found.setdefault((number.run, number.reference), {})[number.metric.removeprefix(prefix)] = number
+    sources = sorted({source for numbers in found.values() for source in numbers})
+    if len(sources) < 2:
+        return None
+    rows = []
+    for pair, numbers in found.items():
+        cells = []
+        for source in sources:
+            cell = _scored_cell(numbers[source], prefix + source) if source in numbers else Cell(GAP)
+            both = (experiment.get("run", name, f"{HELDOUT[0]}/{source}") for name in pair)
+            cells.append(replace(cell, lines=(" against ".join(map(number_text, both)), *cell.lines)))
+        rows.append(Row("run", " against ".join(pair), next(iter(numbers.values())).sources, cells))
+    return Table(sources, rows, [], [])
+
+
 def grid_tables(experiment: Results) -> list[dict[str, Any]]:
     """One table a group and metric: bag sizes down, bag fractions across, the paper's value below ours."""
     tables = []
