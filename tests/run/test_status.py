@@ -77,6 +77,12 @@ def test_running(stage, writer):
     # 6 steps of 64 latents are left, at 32 a second.
     assert status.state == "running" and status.seconds_left == 12
     assert status.device_hours == 4
+    stage.heldout.append({"step": 6, "token_loss": 2.75})
+    assert (
+        StageStatus.of(stage)
+        .sentence()
+        .startswith("test token-12  running  step 6/12  loss 2.5000  held-out 2.75")
+    )
     assert status.cells()[2:9] == ["6/12", "2.5000", "", "64", "40.0%", "0:12", "1"]
     with pytest.raises(UserError, match="another process is training"), sole_writer(stage):
         pass

@@ -100,6 +100,8 @@ def test_a_shared_stage_is_a_group_of_its_own(offline):
     assert {step: row["loss"] for step, row in rows["test/bag4-6", "test bag4-6"].items()} == losses(
         offline[0]
     )
+    last, measured = rows["test/bag4-6", "test bag4-6"][6], offline[0].heldout.read()[-1]
+    assert (last["heldout_loss"], last["heldout_bag_loss"]) == (measured["token_loss"], measured["bag_loss"])
 
 
 @pytest.mark.parametrize("which", [1, 2])
