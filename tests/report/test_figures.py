@@ -127,7 +127,9 @@ def test_held_out_curves_come_first_and_training_losses_faint_behind_them(
         if line.get_color() == looks["tst"].colour and line.get_marker() == looks["tst"].marker
     )
     points = [0, 50, 60, 61, 62, 64, 68, 76, 92, 100, 150, 180, 200]
-    np.testing.assert_allclose(strong.get_xydata(), [(step, 8 - step / 100) for step in points])
+    np.testing.assert_allclose(
+        np.asarray(strong.get_xydata()), np.array([(step, 8 - step / 100) for step in points])
+    )
     assert switches == [60]
     drawn = len(axes.lines)
     draw_curves._draw_behind(axes, behind, looks, "step")

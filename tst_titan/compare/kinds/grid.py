@@ -76,7 +76,7 @@ class Grid(Kind):
 
     def sentences(self, results: Results) -> Iterator[Sentence]:
         """Best cell and how many beat the baseline; metrics that the experiment is about and no run has."""
-        for group, metric in _told(results):
+        for group, metric in told_grids(results):
             yield from said("result", _results(results, group, metric))
         for metric in dict.fromkeys(metric for _, metric in grids_of(results)):
             groups = [group for group, other in grids_of(results) if other == metric]
@@ -116,7 +116,7 @@ class Grid(Kind):
 
     def reproduction(self, results: Results) -> Iterator[str]:
         """Sides of the baseline, ranks and best cell of every grid, against the paper's."""
-        for group, name in _told(results):
+        for group, name in told_grids(results):
             if metric_of(name) in COMPARED:
                 yield from _reproduction(results, group, name)
 
@@ -143,7 +143,7 @@ def grids_of(results: Results) -> list[tuple[str, str]]:
     return list(dict.fromkeys((row.group, row.metric) for row in rows if not row.metric.endswith(_SUFFIXES)))
 
 
-def _told(results: Results) -> list[tuple[str, str]]:
+def told_grids(results: Results) -> list[tuple[str, str]]:
     """Those that sentences are about: not of training losses where there is one of held-out losses."""
     grids = grids_of(results)
     return [(group, metric) for group, metric in grids if (group, f"{ON_HELDOUT}{metric}") not in grids]
