@@ -25,7 +25,7 @@ def write_grid(
 
     On held-out text, where that is measured, a third of these.
     """
-    runs = []
+    runs: list[dict[str, object]] = []
 
     def add(run: str, plan: tuple, worth: float, **keys: object) -> None:
         loss = wsd(STEPS, final_step=STEPS + worth)
