@@ -204,7 +204,7 @@ def test_every_kind_reads_held_out_losses_first(tmp_path: Path) -> None:
     grid = make("grid", [base(tmp_path, 2000, axes={}), bags(tmp_path, 3000)])
     (gain,) = grid.select("grid", metric="heldout.final_loss.gain")
     assert gain.number == pytest.approx(law(2000) - law(3000), abs=1e-5) and gain.low is not None
-    assert "final loss, held-out windows" in grid.facts.answer
+    assert "final loss on held-out windows" in grid.facts.answer
     axes = {"axes": {"lr": 0.001}}
     sweep = make("lr_sweep", [base(tmp_path, 2000) | axes, bags(tmp_path, 3000) | axes])
     (best,) = sweep.best("sweep", base="best_difference")

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests import made_stages as stages
 from tests.report import experiments
 from tests.report.conftest import Site, figures_folder
 from tst_titan.cli import main
@@ -27,6 +28,7 @@ from tst_titan.compare.numbers import Number, from_csv, to_csv
 from tst_titan.data.mutual_information import Row, fit_power_law
 from tst_titan.paper import published_runs, published_sweeps
 from tst_titan.report import draw_curves, drawing
+from tst_titan.report.chart import loss_chart
 from tst_titan.report.draw_results import draw_accuracy, draw_seeds
 from tst_titan.report.style import BAG_DASH, SERIES, looks_of, styled
 
@@ -103,6 +105,41 @@ def test_curves_are_drawn_as_logged_with_the_bag_phase_dashed_and_lighter(
     assert [line.get_xdata()[0] for line in vertical] == switches  # type: ignore[index]
     plt.close()
     assert BAG_DASH != "-"
+
+
+def test_held_out_curves_come_first_and_training_losses_faint_behind_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = experiments.smoke(Path("results"))
+    for run in spec["runs"]:
+        stages.write_measurements(
+            run["stages"], lambda step, *_: 8 - step / 100, np.linspace(-1, 1, 9), every=50
+        )
+    results = read_results(experiments.build(Path("results"), spec))
+    looks = looks_of(results.runs)
+    curves, behind = draw_curves.curves_of(results, results.runs)
+    _, axes = plt.subplots()
+    switches = draw_curves._draw_group(axes, curves, results.runs, looks, "step")
+    (strong,) = (
+        line
+        for line in axes.lines
+        if line.get_color() == looks["tst"].colour and line.get_marker() == looks["tst"].marker
+    )
+    points = [0, 50, 60, 61, 62, 64, 68, 76, 92, 100, 150, 180, 200]
+    np.testing.assert_allclose(
+        np.asarray(strong.get_xydata()), np.array([(step, 8 - step / 100) for step in points])
+    )
+    assert switches == [60]
+    drawn = len(axes.lines)
+    draw_curves._draw_behind(axes, behind, looks, "step")
+    assert all(line.get_alpha() == 0.3 for line in axes.lines[drawn:]) and len(axes.lines) == drawn + 4
+    plt.close()
+    with styled():
+        (panel, *_) = draw_curves.draw_curves(results, tmp_path / "figures")
+    assert panel.caption.startswith("Held-out loss against steps.") and "tst 6.0000" in panel.alt
+    kinds = [trace["meta"]["kind"] for trace in json.loads(str(loss_chart(results)))["traces"]]
+    assert kinds == ["bag", "switch", "token", "final", "training", "token", "final", "training"]
 
 
 def test_readable_range_shows_the_token_phases(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

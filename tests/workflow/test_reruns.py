@@ -49,6 +49,9 @@ def test_the_report_is_there_with_both_runs(project):
         for name in ("final_loss", "heldout_nats_per_token", "heldout_bits_per_byte"):
             assert results.value(run.name, name) is not None
         assert "accuracy/heldout_continuation" in results.metrics(run.name)
+    gap = results.get("pair", "tst", "heldout.equal_flops.difference", "baseline")
+    assert gap is not None and "paired over 32 held-out windows" in gap.method
+    assert "Losses are those on held-out windows, measured during training" in page
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ class HeldoutLosses(TrainingLosses):
         found = {"step": Number(switch, "steps", sources), "first_loss": first}
         wanted = {"height_over_reference": LOSS_UNIT, "recovered_step": "steps", "steps_to_recover": "steps"}
         if switch not in gaps:
-            reason = "the reference has no token loss at the switch"
+            reason = "the reference was not measured around the switch, or decays there"
             return found | {name: missing(reason, unit, sources) for name, unit in wanted.items()}
         height, steps = gaps[switch], list(gaps)
         method = f"paired over {height.n} held-out windows"

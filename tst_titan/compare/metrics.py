@@ -62,7 +62,7 @@ METRICS = {
         Metric("flops", "FLOPs", "FLOPs"),
         Metric("hours", "Training time", "hours", head="Time"),
         Metric("device_hours", "Device time", "device-hours"),
-        _loss(f"{ON_HELDOUT}final_loss", "Final loss, held-out windows", words="final loss on held-out windows",
+        _loss(f"{ON_HELDOUT}final_loss", "Final loss on held-out windows", words="final loss on held-out windows",
               tie=0.003, measured=True),
         _loss("final_loss", "Final loss", words="final loss", tie=0.003, measured=True),
         _loss("final_loss_last", "Last logged loss"),

@@ -339,8 +339,8 @@ def _direction(results: Results, metric: Metric, reference: RunFacts, run: RunFa
             (False, None): "opposite direction; the noise is unknown",
         }[(gap * theirs > 0, decided)]
     yield (
-        f"{name_of(results, run)} minus {name_of(results, reference)}, {metric.words}: ours {gap:+.3f}, the paper's "
-        f"{theirs:+.3f} {metric.difference_unit} (at its sizes): {verdict}."
+        f"{name_of(results, run)} minus {name_of(results, reference)}, {metric_of(name).words}: ours {gap:+.3f}, "
+        f"the paper's {theirs:+.3f} {metric.difference_unit} (at its sizes): {verdict}."
     )
 
 

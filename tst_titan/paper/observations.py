@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from tst_titan import paper
-from tst_titan.compare.kinds.grid import baseline_of, cells_of, grids_of
+from tst_titan.compare.kinds.grid import baseline_of, cells_of, told_grids
+from tst_titan.compare.numbers import ON_HELDOUT
 from tst_titan.compare.results import Results, read_json, read_results
 from tst_titan.errors import UserError
 
@@ -109,9 +110,9 @@ def comparison_observations(path: Path) -> pd.DataFrame:
 def _rows_of(compared: Results) -> list[dict[str, Any]]:
     """Cells with a gain of a comparison's grids of final losses, with bags as in the published grids."""
     rows = []
-    for group, metric in grids_of(compared):
+    for group, metric in told_grids(compared):
         baseline = baseline_of(compared, group, metric)
-        if metric != "final_loss" or baseline is None:
+        if metric.removeprefix(ON_HELDOUT) != "final_loss" or baseline is None:
             continue
         losses, gains = (cells_of(compared, group, metric, what) for what in ("", ".gain"))
         for (size, fraction), gain in gains.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -75,7 +76,7 @@ class Grid(Kind):
 
     def sentences(self, results: Results) -> Iterator[Sentence]:
         """Best cell and how many beat the baseline; metrics that the experiment is about and no run has."""
-        for group, metric in grids_of(results):
+        for group, metric in told_grids(results):
             yield from said("result", _results(results, group, metric))
         for metric in dict.fromkeys(metric for _, metric in grids_of(results)):
             groups = [group for group, other in grids_of(results) if other == metric]
@@ -115,7 +116,7 @@ class Grid(Kind):
 
     def reproduction(self, results: Results) -> Iterator[str]:
         """Sides of the baseline, ranks and best cell of every grid, against the paper's."""
-        for group, name in grids_of(results):
+        for group, name in told_grids(results):
             if metric_of(name) in COMPARED:
                 yield from _reproduction(results, group, name)
 
@@ -140,6 +141,12 @@ def grids_of(results: Results) -> list[tuple[str, str]]:
     """(title of the group, metric) of every grid, in order."""
     rows = results.select("grid")
     return list(dict.fromkeys((row.group, row.metric) for row in rows if not row.metric.endswith(_SUFFIXES)))
+
+
+def told_grids(results: Results) -> list[tuple[str, str]]:
+    """Those that sentences are about: not of training losses where there is one of held-out losses."""
+    grids = grids_of(results)
+    return [(group, metric) for group, metric in grids if (group, f"{ON_HELDOUT}{metric}") not in grids]
 
 
 def cells_of(results: Results, group: str, metric: str, what: str = "") -> Cells:
@@ -453,7 +460,7 @@ def _draw_lines(results: Results, metric: str, groups: Sequence[str], folder: Pa
         + ("; r = 1 ends in the bag phase and has no token loss to draw." if metric == "final_loss" else ".")
     )
     return drawing.finish(
-        figure, folder, f"grid_{metric.replace('/', '_')}", f"{label} over s and r", caption,
+        figure, folder, f"grid_{re.sub('[/.]', '_', metric)}", f"{label} over s and r", caption,
         _alt(results, metric, groups), _rows(results, metric, groups),
     )  # fmt: skip
 
@@ -524,7 +531,7 @@ def _draw_gains(results: Results, metric: str, groups: Sequence[str], folder: Pa
     unit = next(cell.unit for cell in cells_of(results, groups[0], metric).values())
     label = metric_of(metric).label
     return drawing.finish(
-        figure, folder, f"gain_{metric.replace('/', '_')}", f"{label}: gain over the baseline",
+        figure, folder, f"gain_{re.sub('[/.]', '_', metric)}", f"{label}: gain over the baseline",
         f"How much better than the baseline of equal FLOPs, in {unit} (positive: the baseline is beaten). Purple is "
         "better, orange worse; the number says by how much, shades are relative to the largest of each map. A dash: no "
         "number.",

@@ -55,7 +55,7 @@ class Transfer(Kind):
             place = {"group": run.spec.group, "run": run.name, **axes}
             for losses in losses_of(spec.options, run):
                 family = [other for other in _baselines_of(run, runs) if losses.compares(run, other)]
-                if family or not losses.prefix:
+                if len(family) > 1 or not losses.prefix:
                     for metric, number in _worth(run, family, losses).items():
                         yield number.at("transfer", losses.prefix + metric, **place)
             published = _published_worth(run)
