@@ -259,6 +259,7 @@ def test_what_filled_bags_leave_out_is_counted_on_any_ranks_and_after_a_crash(tm
     assert found["left_out_data_tokens"] == left_out > 0
     assert f"{left_out:,} of {found['data_tokens']:,} data tokens left out" in done.stderr
     assert (found["latents"], found["data_tokens"], found["position"]) == (6 * 64, 6 * 64 * 6, 6 * 96)
+    assert bag.heldout.read()[-1]["bag_loss"] == pytest.approx(losses(bag)[6], abs=0.3)
     token = tree.stage("bag6-6/token-8")
     train(token)
     assert token.manifest()["left_out_data_tokens"] == left_out

@@ -90,8 +90,7 @@ class LaneLoader(BaseDataLoader):
             for start in range(first, first + lanes_per_rank, per_micro_batch)
         ]
         self.position = 0
-        aware = stage.documents.mask_attention or stage.documents.bags_inside
-        self.eos_id = load_manifest(Path(config.manifest)).tokenizer.eos_id if aware else None
+        self.eos_id = end_of_text(stage, Path(config.manifest))
         self.left_out = 0
         self._left_out = 0  # by this rank since then
         self._ranks = dp_world_size
@@ -133,6 +132,12 @@ class LaneLoader(BaseDataLoader):
         if state_dict:
             self.position = int(state_dict["position"])
             self.left_out = int(state_dict.get("left_out", 0))
+
+
+def end_of_text(stage: StageConfig, manifest: Path) -> int | None:
+    """Id that closes a document, for stages to which documents mean something; None for the others."""
+    aware = stage.documents.mask_attention or stage.documents.bags_inside
+    return load_manifest(manifest).tokenizer.eos_id if aware else None
 
 
 def open_lanes(manifest: Path, data: DataConfig) -> Lanes:
