@@ -1,18 +1,30 @@
-"""Attention inside documents, against a naive float64 reference, and a stage that trains with it."""
+"""Attention and bags inside documents, against naive float64 references, and stages that train with them."""
 
+import itertools
 import math
 
 import pytest
 import torch
 
-from tests.stages import SHAPES, Tree, losses, train
+from tests.stages import DENSE, SHAPES, Tree, losses, train
+from tests.titan.test_training import _kill_after_step
+from tst_titan.config.schema import StageConfig
 from tst_titan.models.family import ModelConfig
 from tst_titan.titan import cpu
 
 cpu.prepare()
 
-from tst_titan.titan.documents import DocumentAttention, positions_in_documents  # noqa: E402
+from torchtitan.models.common import Embedding  # noqa: E402
+
+from tst_titan.superposition.documents import (  # noqa: E402
+    FILLER,
+    bags_inside_documents,
+    positions_in_documents,
+)
+from tst_titan.titan.documents import DocumentAttention  # noqa: E402
+from tst_titan.titan.loader import cut, open_lanes  # noqa: E402
 from tst_titan.titan.models import build_model_spec  # noqa: E402
+from tst_titan.titan.superposition import BagLoss, FilledBagEmbedding, _extended  # noqa: E402
 
 EOS = 0
 
@@ -135,3 +147,128 @@ def test_a_precision_without_its_library_is_refused_before_any_process_group(tmp
     )
     assert "What works here: float32, bfloat16" in done.stderr
     assert "device mesh" not in (folder.path / "logs/rank0.log").read_text()
+
+
+def naive_bags(window: list[int], bags: int, size: int) -> list[list[int]]:
+    """Documents of a window, cut one by one, without filler."""
+    found, document = [], []
+    for token in window:
+        document.append(token)
+        if token == EOS:
+            found += [document[i : i + size] for i in range(0, len(document), size)]
+            document = []
+    found += [document[i : i + size] for i in range(0, len(document), size)]
+    return found[:bags]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.6])
+def test_bags_inside_documents_are_those_of_every_document_alone(size, share):
+    generator = torch.Generator().manual_seed(size)
+    tokens = torch.randint(1, 64, (6, size * 9), generator=generator)
+    tokens[torch.rand(tokens.shape, generator=generator) < share] = EOS
+    found = bags_inside_documents(tokens, 9, size, EOS)
+    assert found.shape == (6, 9, size)
+    for window, bags in zip(tokens.tolist(), found.tolist(), strict=True):
+        expected = naive_bags(window, 9, size)
+        assert bags == [bag + [FILLER] * (size - len(bag)) for bag in expected] and all(expected)
+    if not share:
+        assert found.equal(tokens.unflatten(1, (9, size)))
+
+
+@pytest.mark.parametrize("sides", ["full", "input_only"])
+def test_filler_is_neither_averaged_nor_counted(sides):
+    """Embedding, loss and both gradients against loops in float64 over the tokens that are there."""
+    vocab, width, size, latents = 13, 5, 4, 6
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(1, vocab, (3, size * (latents + 1)), generator=generator)
+    tokens[0, [2, 9, 10]] = tokens[1, [0, 13]] = EOS
+    stage = bag_stage(latents, size, sides)
+    inputs, labels = cut(stage, tokens[:, : size * latents + (size if sides == "full" else 1)], EOS)
+    stock = Embedding.Config(num_embeddings=vocab, embedding_dim=width)
+    embedding = _extended(stock, FilledBagEmbedding).build().double()
+    table, head = (torch.randn(vocab, width, generator=generator, dtype=torch.float64) for _ in range(2))
+    embedding.weight.data = table.clone()
+    weight = head.clone().requires_grad_()
+    loss = BagLoss.Config(bag_size=size, vocab_size=vocab, weights=(1.0,) * size).build()
+    valid = (labels != FILLER).sum()
+    ours, _ = loss(embedding(inputs) @ weight.T, labels, valid)
+    ours.backward()
+
+    table.requires_grad_(), head.requires_grad_()
+    terms = []
+    for window in tokens.tolist():
+        bags = naive_bags(window, latents + 1, size)
+        for bag, following in itertools.pairwise(bags):
+            logits = head @ torch.stack([table[token] for token in bag]).mean(0)
+            targets = following if sides == "full" else following[:1]
+            terms += [logits.logsumexp(0) - logits[token] for token in targets]
+    assert len(terms) == int(valid)
+    theirs = torch.stack(terms).mean()
+    theirs.backward()
+    # torchtitan's own cross-entropy is in float32.
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6, check_dtype=False)
+    torch.testing.assert_close(embedding.weight.grad, table.grad, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(weight.grad, head.grad, rtol=1e-5, atol=1e-6)
+
+
+def bag_stage(latents: int, size: int, sides: str = "full") -> StageConfig:
+    return StageConfig.model_validate(
+        {
+            "phase": "bag",
+            "start_step": 0,
+            "end_step": 1,
+            "seed": 0,
+            "precision": "float32",
+            "model": DENSE,
+            "data": {"corpus": "tiny", "sequence_length": latents, "batch_sequences": 3},
+            "superposition": {"bag_size": size, "sides": sides},
+            "optimizer": {"learning_rate": 0.01},
+            "schedule": {"warmup_steps": 0},
+            "documents": {"bags_inside": True},
+        }
+    )
+
+
+@pytest.mark.parametrize("content", [{"superposition": None, "phase": "token"}, {"sides": "output_only"}])
+def test_bags_inside_need_bags_at_the_input(content):
+    stage = bag_stage(8, 4).model_dump()
+    if "sides" in content:
+        stage["superposition"] = {"bag_size": 4, **content}
+    else:
+        stage |= content
+    with pytest.raises(ValueError, match="bags_inside needs bags at the input: sides full or input_only"):
+        StageConfig.model_validate(stage)
+
+
+@pytest.mark.slow
+def test_what_filled_bags_leave_out_is_counted_on_any_ranks_and_after_a_crash(tmp_path):
+    inside = {"documents": {"bags_inside": True}}
+    tree = Tree.make(tmp_path)
+    bag = tree.stage("bag6-6", **inside)
+    _kill_after_step(bag, 5)
+    done = train(bag)
+    stage, found = bag.stage, bag.manifest()
+    lanes = open_lanes(bag.data_manifest, stage.data)
+    left_out = 0
+    for step in range(6):
+        for window in lanes.read(
+            step * stage.lane_advance, stage.lane_advance + stage.lane_lookahead
+        ).tolist():
+            left_out += stage.lane_advance - sum(map(len, naive_bags(window, 16, 6)))
+    assert found["left_out_data_tokens"] == left_out > 0
+    assert f"{left_out:,} of {found['data_tokens']:,} data tokens left out" in done.stderr
+    assert (found["latents"], found["data_tokens"], found["position"]) == (6 * 64, 6 * 64 * 6, 6 * 96)
+    assert bag.heldout.read()[-1]["bag_loss"] == pytest.approx(losses(bag)[6], abs=0.3)
+    token = tree.stage("bag6-6/token-8")
+    train(token)
+    assert token.manifest()["left_out_data_tokens"] == left_out
+    two = Tree.make(tmp_path, recipe="two").with_runtime(processes_per_node=2).stage("bag6-6", **inside)
+    train(two)
+    assert two.manifest()["left_out_data_tokens"] == left_out
+    assert losses(two) == pytest.approx(losses(bag), rel=1e-5)
+    tensor = Tree.make(tmp_path, recipe="tensor").with_runtime(processes_per_node=2, parallel={"tensor": 2})
+    sharded = tensor.stage("bag6-6", **inside)
+    train(sharded)
+    assert sharded.manifest()["left_out_data_tokens"] == left_out
+    assert losses(sharded) == pytest.approx(losses(bag), rel=1e-5)

@@ -46,6 +46,39 @@ train.main([sys.argv[1]])
 """
 
 
+# Both kinds of Muon on one process: torchtitan's asks for CUDA, and on one rank makes no use of it.
+DIST_MUON = """
+import torch, torch.distributed as dist
+from tst_titan.titan import cpu
+cpu.prepare()
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+from torchtitan.distributed.flex_shard import dist_muon
+from tst_titan.titan.optimizers import Muon, dist_muon_layouts
+dist.init_process_group("gloo", init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
+mesh = init_device_mesh("cpu", (1,), mesh_dim_names=("fsdp",))
+dist_muon.DistMuon._validate_parameter_storage = lambda self: torch.device("cpu")
+torch.manual_seed(0)
+shapes = {"layers.0.wq": (8, 5), "layers.0.w1": (5, 8), "layers.0.experts": (3, 8, 5)}
+start = {name: torch.randn(shape) for name, shape in shapes.items()}
+def group():
+    params = [torch.nn.Parameter(distribute_tensor(each.clone(), mesh, [Shard(0)])) for each in start.values()]
+    return {"params": params, "param_names": list(shapes), "lr": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+ours, theirs = group(), group()
+optimizers = [Muon([ours]), dist_muon.build_dist_muon(
+    [theirs], **dist_muon_layouts({name: torch.Size(shape) for name, shape in shapes.items()}))]
+for _ in range(3):
+    for a, b in zip(ours["params"], theirs["params"]):
+        a.grad = distribute_tensor(torch.randn(a.shape), mesh, [Shard(0)])
+        b.grad = a.grad.clone()
+    for optimizer in optimizers:
+        optimizer.step()
+for a, b, before in zip(ours["params"], theirs["params"], start.values()):
+    torch.testing.assert_close(a.full_tensor(), b.full_tensor(), rtol=0, atol=2e-3)
+    assert (a.full_tensor() - before).abs().max() > 0.05
+"""
+
+
 def optimizers_of(model: dict, **options) -> OptimizersContainer:
     """The optimizers of a small model that is not sharded."""
     shape = ModelConfig.model_validate(model)
@@ -110,6 +143,11 @@ def test_muon_of_a_stack_is_torchs_muon_of_each_matrix():
         ours.step()
         theirs.step()
     assert torch.equal(stack, torch.stack([*slices]))
+
+
+def test_torchtitans_muon_takes_our_layouts_and_makes_the_same_update():
+    done = subprocess.run([sys.executable, "-c", DIST_MUON], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_muons_update_is_a_rotation_scaled_to_adamws_size():

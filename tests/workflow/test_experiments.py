@@ -41,6 +41,18 @@ def test_a_size_that_the_new_scale_lacks_is_named(project):
     assert done.returncode != 0 and "size 'moe' is not defined" in text and "small" in text, text
 
 
+def test_what_torchtitan_does_not_know_is_refused_before_a_job_is_planned(project):
+    (project.folder / "configs/experiments/keys.yaml").write_text(
+        "{title: t, shows: s, titan: {training.gc_frq: 3}, runs: {a: {}, b: {bags: [{}]}}}\n"
+    )
+    done = project.snakemake("-n", "keys")
+    text = done.stdout + done.stderr
+    says = (
+        "configs/experiments/keys.yaml: run a at scale smoke: unknown key titan.training.gc_frq (did you mean"
+    )
+    assert done.returncode != 0 and says in text and "Traceback" not in text, text
+
+
 def test_tables_and_collections_are_targets(project):
     assert project.would_run("table_12")["tables"] == 21
     jobs = project.would_run("figure_3")

@@ -189,6 +189,10 @@ class DocumentOptions(Strict):
     mask_attention: bool = Field(
         False, description="tokens attend to their own document only, in token and decay stages"
     )
+    bags_inside: bool = Field(
+        False,
+        description="no bag spans two documents: a document's last bag is filled up, and the filler not counted",
+    )
 
 
 class RecipeOptions(Strict):
@@ -353,6 +357,10 @@ class StageConfig(Strict):
             raise ValueError("phase token is plain next-token training; superposition must be absent")
         if self.documents.mask_attention and self.superposition is not None:
             raise ValueError("documents.mask_attention is of stages without superposition")
+        if self.documents.bags_inside and (
+            self.superposition is None or self.superposition.sides == "output_only"
+        ):
+            raise ValueError("documents.bags_inside needs bags at the input: sides full or input_only")
         if self.data.sequence_length > self.model.max_sequence_length:
             raise ValueError(
                 f"data.sequence_length ({self.data.sequence_length}) exceeds "

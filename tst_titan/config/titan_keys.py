@@ -20,7 +20,7 @@ OWNED = {
     "optimizer": "learning_rate of a size, weight_decay of a scale, and optimizer",
     "lr_scheduler": "warmup_steps of a size, decay_fraction of a scale, and schedule",
     "loss": "loss of a run's bags, and runtime.loss_chunks",
-    "validator": "evaluation of a scale",
+    "validator": "runtime.heldout, and evaluation of a scale",
     "checkpoint": "runtime (checkpoint_every, keep_last_checkpoints, async_checkpoint), and handover of a run",
     "training.steps": "steps of a size",
     "training.seq_len": "sequence_length of a size",

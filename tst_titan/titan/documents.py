@@ -1,4 +1,4 @@
-"""Documents inside the windows of a corpus: where they begin, and attention that stays inside them."""
+"""Attention that stays inside the documents of a window."""
 
 from __future__ import annotations
 
@@ -9,17 +9,6 @@ import torch
 from torch.nn import functional
 from torch.nn.attention.flex_attention import create_mask
 from torchtitan.models.common.attention import FlexAttention
-
-
-def positions_in_documents(tokens: torch.Tensor, eos_id: int) -> torch.Tensor:
-    """Place of every token of windows (B, L) in its document, from 0: torchtitan's masks begin one where it is 0.
-
-    A document that began before the window begins anew at its first token.
-    """
-    place = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-    begins = torch.zeros_like(tokens, dtype=torch.bool)
-    begins[:, 1:] = tokens[:, :-1] == eos_id
-    return place - torch.where(begins, place, 0).cummax(dim=1).values
 
 
 class DocumentAttention(FlexAttention):

@@ -17,12 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
+from torchtitan.components.loss import IGNORE_INDEX
 from torchtitan.components.validate import Validator
 from torchtitan.tools import utils
 
 from tst_titan.config.schema import StageConfig
 from tst_titan.data.shards import TokenStream
-from tst_titan.titan.loader import cut
+from tst_titan.titan.loader import cut, end_of_text
 from tst_titan.tree.heldout import spread
 from tst_titan.tree.metrics import MetricsFile
 
@@ -65,9 +66,13 @@ class HeldoutLoss(Validator):
         available, length = len(self.stream), self.stage.data.sequence_length
         self.windows = spread(available, length, 1, config.tokens)
         self.bags: list[int] = []
+        self.eos_id = end_of_text(self.stage, Path(config.manifest))
         if self.stage.superposition is not None:
             advance, lookahead = self.stage.lane_advance, self.stage.lane_lookahead
             self.bags = spread(available, advance, lookahead, max(config.tokens, advance))
+
+    def _cut_bags(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return cut(self.stage, tokens, self.eos_id)
 
     def should_validate(self, step: int) -> bool:
         """Never where torchtitan would: the trainer asks before a step's checkpoint is written, not after."""
@@ -95,7 +100,7 @@ class HeldoutLoss(Validator):
             bags = None
             if self.bags:
                 width = self.stage.lane_advance + self.stage.lane_lookahead
-                bags = self._losses(model, self.bags, width, lambda tokens: cut(self.stage, tokens))
+                bags = self._losses(model, self.bags, width, self._cut_bags)
         model.train()
         for module in model.modules():
             if isinstance(module, FSDPModule):
@@ -142,7 +147,7 @@ class HeldoutLoss(Validator):
                     here = slice(place * rows, (place + 1) * rows)
                     total, _ = self.loss_fn(predicted[here], labels[here])
                     if first + place == number:
-                        losses[number] = total.detach() / labels[here].numel()
+                        losses[number] = total.detach() / (labels[here] != IGNORE_INDEX).sum()
         if self.parallel_dims.dp_enabled:
             dist.all_reduce(losses, group=self.parallel_dims.get_mesh("batch").get_group())
         return losses.cpu().numpy()

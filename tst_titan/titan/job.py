@@ -85,6 +85,7 @@ class Job:
             sides=sup.sides,
             loss=sup.loss,
             weights="uniform" if weights is None else tuple(weights),
+            fills_bags=self.stage.documents.bags_inside,
         )
         return cast(StageTrainer.Config, superpose(config, superposition))
 

@@ -20,8 +20,14 @@ from tst_titan.titan.loader import open_lanes
 VERSIONS_OF = ("torch", "torchtitan", "datatrove", "snakemake", "transformers", "tst-titan")
 
 
-def write_stage_manifest(job: Job, data: DataManifest, started: float) -> None:
+def write_stage_manifest(job: Job, data: DataManifest, started: float, left_out: int = 0) -> None:
     """Gather the stage's figures and write manifest.json.
+
+    Args:
+        job: the stage.
+        data: its corpus.
+        started: when its process did, in seconds since 1970.
+        left_out: tokens that the stages up to this one have read and no input held.
 
     Raises:
         RuntimeError: the last step's metrics or checkpoint are missing, so the stage is not finished.
@@ -68,6 +74,7 @@ def write_stage_manifest(job: Job, data: DataManifest, started: float) -> None:
             "flops_per_latent": job.flops_per_latent,
             "position": position,
             "epochs_read": lanes.epochs(position),
+            **_left_out(job, left_out),
             "unique_data_tokens": lanes.unique_tokens(position),
             "checkpoint": str(checkpoint.relative_to(folder.path)),
             "attempts": _attempts(folder.path),
@@ -82,6 +89,13 @@ def write_stage_manifest(job: Job, data: DataManifest, started: float) -> None:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
     )
+
+
+def _left_out(job: Job, tokens: int) -> dict[str, int]:
+    """The key of runs whose bags stay inside documents, in their token stages too."""
+    if job.stage.documents.bags_inside:
+        return {"left_out_data_tokens": tokens}
+    return {key: value for key, value in (job.parent or {}).items() if key == "left_out_data_tokens"}
 
 
 def _position(job: Job) -> int:

@@ -138,7 +138,7 @@ def optimizer_config(
         on_gpus = cpu.has_accelerator()
         take(matrices, DIST_MUON if on_gpus else MUON, _muon(options, options.muon))
         if on_gpus:
-            of_factory = {DIST_MUON: _layouts(matrices)}
+            of_factory = {DIST_MUON: dist_muon_layouts(matrices)}
     if left:
         groups.append(rest)
     return StageOptimizers.Config(
@@ -190,8 +190,8 @@ def _muon(options: OptimizerConfig, muon: MuonConfig) -> dict[str, Any]:
     }
 
 
-def _layouts(matrices: Shapes) -> dict[str, Any]:
-    """How DistMuon spreads its work: a matrix is one rank's, of a stack each rank has some matrices."""
+def dist_muon_layouts(matrices: Shapes) -> dict[str, Any]:
+    """Arguments of torchtitan's Muon: a matrix is one rank's work, of a stack each rank has some matrices."""
     axes = ("dp_shard", "fsdp", "efsdp", "ep")
     whole = ComputeLayout(shardings_by_mesh_axis=dict.fromkeys(axes, Owned()))
     stack = ComputeLayout(shardings_by_mesh_axis=dict.fromkeys(axes, Shard(0)))

@@ -57,6 +57,9 @@ class Superposition:
     weights: str | tuple[float, ...] = "uniform"
     """Of the targets of a bag, for mce: uniform, power, exponential, first, or s numbers (in Python)."""
 
+    fills_bags: bool = False
+    """Whether the loader fills bags up (superposition/documents.py); its filler is not averaged."""
+
     def reads_bags(self, step: int) -> bool:
         """Whether a step, counted from 1, is one of the bag phase."""
         return self.steps is None or step <= self.steps
@@ -84,7 +87,7 @@ def superpose(config: Trainer.Config, superposition: Superposition) -> Trainer.C
     spec = config.model_spec
     assert spec is not None
     changes: dict[str, Any] = {
-        "model_spec": replace(spec, model=with_bag_embedding(spec.model)),
+        "model_spec": replace(spec, model=with_bag_embedding(spec.model, superposition.fills_bags)),
         "loss": _with_bag_loss(config.loss, superposition, spec.model.vocab_size),
     }
     if not getattr(config.dataloader, "cuts_bags", False):
@@ -164,6 +167,29 @@ class BagEmbedding(Embedding):
         weight = self.weight.to_local() if isinstance(self.weight, DTensor) else self.weight
         shard = None if self.tp_group is None else VocabShard.of_group(self.num_embeddings, self.tp_group)
         return bag_embedding(weight, bags, shard)
+
+
+class FilledBagEmbedding(BagEmbedding):
+    """The mean over the tokens of each bag without its filler; every bag holds a token."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Mean embedding of each bag, or the embedding of each token.
+
+        Args:
+            input: token ids, int64, shape (B, L, s) with filler -100, or (B, L).
+        """
+        if input.ndim == 2:
+            return super().forward(input)
+        weight = self.weight.to_local() if isinstance(self.weight, DTensor) else self.weight
+        # Ids that are nobody's rows add nothing to the mean over all s.
+        everything = VocabShard(0, self.num_embeddings, self.num_embeddings)
+        shard = (
+            everything if self.tp_group is None else VocabShard.of_group(self.num_embeddings, self.tp_group)
+        )
+        mean = bag_embedding(weight, input, shard)
+        wide = torch.promote_types(mean.dtype, torch.float32)
+        times = input.shape[-1] / (input >= 0).sum(-1, keepdim=True).to(wide)
+        return (mean.to(wide) * times).to(mean.dtype)
 
 
 class BagMTPDecoder(MTPDecoder):
@@ -390,14 +416,15 @@ def _embedding_of(model: Any) -> Any:
     return found[0][1] if len(found) == 1 else None
 
 
-def with_bag_embedding(model: Any) -> Any:
+def with_bag_embedding(model: Any, fills_bags: bool = False) -> Any:
     """A decoder's config with an embedding that takes bags as well, of the same weights, keys and initialisation."""
+    ours = FilledBagEmbedding if fills_bags else BagEmbedding
     embeddings = copy(model.tok_embeddings)
     for _, stock, parent, name in list(embeddings.traverse(Embedding.Config)):
         if parent is None:
-            embeddings = _extended(stock, BagEmbedding)
+            embeddings = _extended(stock, ours)
         else:
-            setattr(parent, name, _extended(stock, BagEmbedding))
+            setattr(parent, name, _extended(stock, ours))
     model = replace(model, tok_embeddings=embeddings)
     predicts_more = isinstance(model, MTPDecoder.Config) and model.mtp_layers
     return _extended(model, BagMTPDecoder) if predicts_more else model

@@ -93,7 +93,14 @@ def _run(
     finally:
         trainer.close()
     if not interrupted and rank == 0:
-        write_stage_manifest(job, data, started)
+        left_out = trainer.dataloader.left_out
+        if left_out:
+            read = folder.metrics.read()[-1]["data_tokens"]
+            print(
+                f"{folder.title}  {left_out:,} of {read:,} data tokens left out: no place behind filled bags",
+                file=sys.stderr,
+            )
+        write_stage_manifest(job, data, started, left_out)
     if interrupted and rank == 0:
         folder.stop_file.unlink(missing_ok=True)
         folder.interrupted_file.touch()

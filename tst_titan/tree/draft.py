@@ -178,7 +178,10 @@ class Draft:
             "handover": self.handover(piece),
             "start_from": self.start if piece.start == 0 else None,
             "titan": _titan(self.options, of_stage=True),
-            "documents": {"mask_attention": self.options.documents.mask_attention and bag is None},
+            "documents": {
+                "mask_attention": self.options.documents.mask_attention and bag is None,
+                "bags_inside": self.options.documents.bags_inside and bag is not None,
+            },
         }
 
 
