@@ -247,7 +247,9 @@ class Project:
                     "eos_token: ...} or {kind: file, path: .../tokenizer.json, eos_token: ...}"
                 )
         for experiment in self.wanted():
-            for run in experiment.trained if self.evaluates("tasks", experiment.name, self.scale_name) else ():
+            for run in (
+                experiment.trained if self.evaluates("tasks", experiment.name, self.scale_name) else ()
+            ):
                 if not run.stages[0].config.model.in_transformers:
                     named = {str(name): size.model for name, size in self.scale().sizes.items()}
                     raise UserError(
