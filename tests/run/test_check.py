@@ -66,6 +66,20 @@ def test_an_unknown_task_is_the_scales_mistake(configs, capsys):
     )
 
 
+def test_tasks_of_a_recipe_that_transformers_cannot_load_are_refused_and_heldout_text_is_not(configs, capsys):
+    (configs / "models/mine.yaml").write_text("recipe: {module: llama3, config: llama3_debugmodel}\n")
+    scale(configs, "mine")
+    assert "6,163,712 parameters" in checked(capsys, 0)
+    path = configs / "scales/mine.yaml"
+    path.write_text(path.read_text() + "evaluation: {tasks: [piqa]}\n")
+    (configs / "experiments/pair.yaml").write_text(
+        PAIR.replace("{title", "{evaluate: [heldout, tasks], title")
+    )
+    out = checked(capsys, 2)
+    assert "configs/scales/mine.yaml: key evaluation.tasks: found piqa" in out
+    assert "give configs/models/mine.yaml the key hugging_face_config" in out
+
+
 def test_a_scale_with_one_size_is_fine_and_a_line_says_where_an_experiment_runs(configs, capsys):
     out = checked(capsys, 0)
     lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("configs/")}

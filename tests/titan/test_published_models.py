@@ -1,5 +1,6 @@
 """The published models in configs/models: every key, parameter and logit as transformers has them."""
 
+import json
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.titan.test_export import assert_same_logits, export, fresh
 from tst_titan.config.load import load
 from tst_titan.config.schema import ModelConfig
 from tst_titan.models.exported import load_exported
+from tst_titan.titan.start import _check_config
 
 MODELS = shipped_root() / "configs" / "models"
 LLAMA_3_2 = {
@@ -180,13 +182,17 @@ def ours(name: str, **changes: Any) -> ModelConfig:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_config_and_the_parameters_are_the_published_ones(name):
+def test_the_config_and_the_parameters_are_the_published_ones(tmp_path, name):
     from transformers import AutoModelForCausalLM
 
     said = ours(name).hugging_face().to_dict()
     wanted = theirs(name).to_dict()
     wanted.pop("architectures", None)
     assert {key: said[key] for key in wanted} == wanted
+    rope = wanted.pop("rope_parameters")
+    older = {"rope_theta": rope.pop("rope_theta"), "rope_scaling": rope if len(rope) > 1 else None}
+    (tmp_path / "config.json").write_text(json.dumps(wanted | older))  # as transformers 4 wrote it
+    _check_config(tmp_path / "config.json", ours(name))
     with torch.device("meta"):
         counted = sum(p.numel() for p in AutoModelForCausalLM.from_config(theirs(name)).parameters())
     assert ours(name).count_parameters().total == counted

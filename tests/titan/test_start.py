@@ -164,6 +164,7 @@ def test_own_checkpoints_are_taken_and_others_on_the_users_word_alone(tree, tmp_
         ({**DENSE, "vocab_size": 128}, "config.json: key vocab_size: found 64; the run's model has 128"),
         ({**DENSE, "n_layers": 3}, "config.json: key num_hidden_layers: found 2; the run's model has 3"),
         ({**DENSE, "rope_theta": 10000.0}, "config.json: key rope_parameters: found {'rope_theta': 500000.0"),
+        ({"recipe": {"module": "llama3", "config": "llama3_debugmodel"}}, "the key hugging_face_config"),
         (
             MOE,
             "config.json: key model_type: found 'llama'; the run's model is of family qwen3, 'qwen3_moe' there",

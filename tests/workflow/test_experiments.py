@@ -35,6 +35,19 @@ def test_a_new_grid_is_thinned_by_a_scale_that_knows_nothing_of_it(project):
     assert jobs["export"] == 2 * 2 + 1
 
 
+def test_a_recipe_of_torchtitans_is_planned_from_its_name(project):
+    configs, recipe = project.folder / "configs", "recipe: {module: llama3, config: llama3_debugmodel}\n"
+    (configs / "models/theirs.yaml").write_text(recipe)
+    scale = (configs / "scales/smoke.yaml").read_text().replace("model: cpu-tiny\n", "model: theirs\n")
+    (configs / "scales/theirs.yaml").write_text(scale.replace("tasks: [heldout_continuation]", "tasks: []"))
+    jobs = project.would_run("figure_3a", config=("scale=theirs",))
+    assert (jobs["export"], jobs["heldout"], jobs.get("evaluate_tasks")) == (2, 2, None)
+    (configs / "scales/theirs.yaml").write_text(scale)
+    done = project.snakemake("-n", "figure_3a", config=("scale=theirs",))
+    text = done.stdout + done.stderr
+    assert done.returncode != 0 and "configs/models/theirs.yaml the key hugging_face_config" in text, text
+
+
 def test_a_size_that_the_new_scale_lacks_is_named(project):
     done = project.snakemake("-n", "figure_1", config=("scale=afternoon",))
     text = done.stdout + done.stderr

@@ -124,6 +124,7 @@ def everything() -> str:
     from tst_titan.config.corpus import CorpusConfig
     from tst_titan.config.experiment import Collection, ExperimentConfig, ProjectConfig, ScaleConfig
     from tst_titan.models.family import ModelConfig, families
+    from tst_titan.models.recipe import Recipe
 
     with_keys_of_their_own = {
         f"A model of family `{get_args(family.model_fields['family'].annotation)[0]}`": family
@@ -138,6 +139,7 @@ def everything() -> str:
             "A collection of experiments: `configs/experiments/*.yaml`": Collection,
             "A model: `configs/models/*.yaml`": ModelConfig,
             **with_keys_of_their_own,
+            "The model of a recipe of torchtitan's": Recipe,
             "A corpus: `configs/corpora/*.yaml`": CorpusConfig,
         }
     )

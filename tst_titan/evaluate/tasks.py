@@ -20,6 +20,7 @@ from tst_titan.errors import UserError
 from tst_titan.evaluate.harness import go_offline, load_tasks, task_manager
 from tst_titan.evaluate.local_task import TASK
 from tst_titan.files import write_if_changed
+from tst_titan.models.exported import SHAPE_FILE
 
 
 def evaluate(
@@ -42,6 +43,11 @@ def evaluate(
     from tst_titan.evaluate.scorer import Scorer
 
     check_export(model_folder)
+    if (model_folder / SHAPE_FILE).is_file():
+        raise UserError(
+            f"{model_folder}: tasks need a model that transformers can load; this one is torchtitan's alone "
+            "(hugging_face_config of the model file is missing)"
+        )
     if not settings.tasks:
         raise UserError("evaluation.tasks: found none; name at least one task")
     manager = task_manager(settings.tasks, task_folders)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
@@ -103,7 +103,7 @@ class ModelConfig(Strict):
 
     router_without_bias: ClassVar[BiaslessRouter | None] = None
 
-    family: Family = Field(description="file of tst_titan/models")
+    family: Family | Literal["recipe"] = Field(description="file of tst_titan/models")
     dim: PositiveInt = Field(description="width of the residual stream")
     n_layers: PositiveInt
     n_heads: PositiveInt = Field(description="query heads")
@@ -133,6 +133,16 @@ class ModelConfig(Strict):
     def attention_width(self) -> int:
         """Width of a query's product with a key plus that of its product with a value, over all heads."""
         raise NotImplementedError
+
+    @property
+    def in_transformers(self) -> bool:
+        """Whether transformers has the architecture, so that the model can be exported to it and scored on tasks."""
+        return True
+
+    @property
+    def exported_router(self) -> BiaslessRouter | None:
+        """The router in the Hugging Face model, where it has no place for biases."""
+        return self.router_without_bias if self.moe else None
 
     def torchtitan(self) -> TorchtitanParts:
         """The family's parts for torchtitan. Without an accelerator ``tst_titan.titan.cpu.prepare()`` comes first."""
@@ -266,10 +276,10 @@ def family_class(name: str) -> type[ModelConfig]:
 
 def class_of(content: Mapping[str, Any]) -> type[ModelConfig]:
     """The class of the family that a shape names; ``ModelConfig``, which refuses it, where none is listed."""
-    name = content.get("family")
-    return family_class(str(name)) if name in get_args(Family) else ModelConfig
+    name = content.get("family", "recipe" if "recipe" in content else None)
+    return family_class(str(name)) if name in (*get_args(Family), "recipe") else ModelConfig
 
 
 def families() -> Iterator[type[ModelConfig]]:
-    """The classes of all families."""
+    """The classes of all families that are written as shapes."""
     return map(family_class, get_args(Family))

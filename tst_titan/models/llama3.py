@@ -100,6 +100,7 @@ class Llama3(GroupedQueryModel):
         shape = {"intermediate_size": self.ffn_dim or 0, **self.hugging_face_shape(), **beside}
         if self.no_rope_layer_interval is None:
             return LlamaConfig(architectures=["LlamaForCausalLM"], **shape)
+        del shape["head_dim"]  # no key of its config
         return SmolLM3Config(
             architectures=["SmolLM3ForCausalLM"],
             no_rope_layer_interval=self.no_rope_layer_interval,

@@ -182,7 +182,7 @@ class Check:
             for name in experiments:
                 try:
                     alone = replace(project, experiment_names=(name,))
-                    alone.check_vocabularies(alone.corpora())
+                    alone.check_models(alone.corpora())
                     expressed[name].append(scale)
                     asked += questions(alone.experiment(name), scale)
                 except ScaleError as error:

@@ -58,8 +58,8 @@ def _patch_torchtitan() -> None:
     # It calls barrier(device_ids=...) to shorten NCCL's timeout; gloo has neither.
     dist_utils.set_pg_timeouts = lambda timeout, parallel_dims: None
     # Where torchtitan's own command line has imported it before us.
-    for module in list(sys.modules.values()):
-        if module.__name__.startswith("torchtitan.") and getattr(module, "device_type", None) == "cuda":
+    for name, module in list(sys.modules.items()):
+        if name.startswith("torchtitan.") and getattr(module, "device_type", None) == "cuda":
             vars(module).update(device_type="cpu", device_module=torch.cpu)
 
 

@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from tst_titan.config.load import to_yaml
 from tst_titan.data.encoding import frame
 from tst_titan.data.manifest import DataManifest, load_manifest
 from tst_titan.data.shards import TokenStream, sha256_of
 from tst_titan.errors import UserError
 from tst_titan.files import allow_as_umask_says, write_if_changed
-from tst_titan.models.exported import EXPERT_BIAS_FILE
+from tst_titan.models.exported import EXPERT_BIAS_FILE, SHAPE_FILE
 from tst_titan.models.family import ModelConfig
 from tst_titan.titan import cpu
 from tst_titan.titan.same_logits import Answers, Probe, expert_biases
@@ -62,7 +63,7 @@ def export_stage(folder: StageFolder, out: Path, dtype: str = "float32") -> dict
     _write_expert_bias(model, folder.stage.model, out)
     _write_configs(folder.stage.model, data, folder.stage.precision, out, dtype)
     _write_tokenizer(folder.data_manifest.parent / data.tokenizer.path, data, folder.stage.model, out)
-    probe = Probe.of(model, tokens, bias_apart=folder.stage.model.router_without_bias is not None)
+    probe = Probe.of(model, tokens, bias_apart=folder.stage.model.exported_router is not None)
     del model
     report = {
         "manifest": str(folder.manifest_path),
@@ -120,8 +121,9 @@ def _write_weights(
     max_shard_size: int = MAX_SHARD_BYTES,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Safetensors under Hugging Face's names, cut into shards with an index where they are large.
+    """Safetensors, cut into shards with an index where they are large.
 
+    Their names are Hugging Face's, or torchtitan's where transformers has no such architecture.
     What ``dtype`` cannot hold exactly is written in float32.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
@@ -131,8 +133,10 @@ def _write_weights(
 
     for stale in out.glob("model*.safetensors*"):
         stale.unlink()
-    adapter: Any = build_model_spec(shape).state_dict_adapter
-    state = adapter(model.config, None).to_hf(model.state_dict())
+    state = model.state_dict()
+    if shape.in_transformers:
+        adapter: Any = build_model_spec(shape).state_dict_adapter
+        state = adapter(model.config, None).to_hf(state)
     dtypes = {
         name: dtype if torch.equal(tensor.to(dtype).to(tensor.dtype), tensor) else tensor.dtype
         for name, tensor in state.items()
@@ -159,7 +163,7 @@ def _write_expert_bias(model: torch.nn.Module, shape: ModelConfig, out: Path) ->
     from safetensors.torch import save_file
 
     (out / EXPERT_BIAS_FILE).unlink(missing_ok=True)
-    biases, router = expert_biases(model), shape.router_without_bias
+    biases, router = expert_biases(model), shape.exported_router
     if biases and router is not None:
         named = {name.split(".")[1]: bias.clone() for name, bias in biases.items()}
         keyed = {f"{router.module.format(layer)}.expert_bias": bias for layer, bias in named.items()}
@@ -172,6 +176,10 @@ def _write_configs(
     """config.json and generation_config.json, for transformers 5 and 4: each reads keys that the other does not."""
     from transformers import GenerationConfig
 
+    (out / SHAPE_FILE).unlink(missing_ok=True)
+    if not model.in_transformers:
+        write_if_changed(out / SHAPE_FILE, to_yaml(model.model_dump(mode="json", exclude_defaults=True)))
+        return
     config = model.hugging_face(
         dtype=dtype,
         bos_token_id=data.tokenizer.bos_id,
@@ -181,9 +189,10 @@ def _write_configs(
     config.save_pretrained(out)
     written = json.loads((out / "config.json").read_text())
     older = {name: written[new] for name, new in config.attribute_map.items() if new in written}
-    older |= {"rope_theta": model.rope_theta, "torch_dtype": dtype}
-    if model.hugging_face_rope()["rope_type"] != "default":
-        older["rope_scaling"] = model.hugging_face_rope()
+    rope = dict(config.rope_parameters)
+    older |= {"rope_theta": rope.pop("rope_theta"), "torch_dtype": dtype}
+    if rope["rope_type"] != "default":
+        older["rope_scaling"] = rope
     _write_json(out / "config.json", written | older)
     GenerationConfig(
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.eos_token_id

@@ -21,6 +21,7 @@ from torchtitan.models.common.moe import GroupedExperts
 from torchtitan.protocols.model_spec import ModelSpec
 
 from tst_titan.models.family import ModelConfig
+from tst_titan.models.recipe import Recipe
 
 ExpertPrecision = Literal["bfloat16", "float32"]
 
@@ -81,7 +82,8 @@ def build_model_spec(model: ModelConfig, *, expert_precision: ExpertPrecision = 
 
 def _finish(config: Decoder.Config, model: ModelConfig, expert_precision: ExpertPrecision) -> None:
     """Set what the builders leave at their own defaults: attention, norm epsilon, balancing, experts' precision."""
-    for name, norm, _, _ in config.traverse(RMSNorm.Config):
+    of_recipe = isinstance(model, Recipe)  # whose norms and balancing are its own
+    for name, norm, _, _ in [] if of_recipe else config.traverse(RMSNorm.Config):
         norm.eps = model.eps_of(name)
     for number, layer in enumerate(config.layers):
         if not model.is_rotated(number):
@@ -91,9 +93,10 @@ def _finish(config: Decoder.Config, model: ModelConfig, expert_precision: Expert
         layer.attention.inner_attention = ScaledDotProductAttention.Config()
         if layer.moe is None or model.moe is None:
             continue
-        layer.moe.load_balance_coeff = model.moe.load_balance_coefficient
-        if expert_precision == "float32":
-            stock = layer.moe.routed_experts.inner_experts
+        if not of_recipe:
+            layer.moe.load_balance_coeff = model.moe.load_balance_coefficient
+        stock = layer.moe.routed_experts.inner_experts
+        if expert_precision == "float32" and type(stock) is GroupedExperts.Config:
             layer.moe.routed_experts.inner_experts = FullPrecisionExperts.Config(
                 dim=stock.dim,
                 hidden_dim=stock.hidden_dim,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from tst_titan.models.exported import EXPERT_BIAS_FILE, restore_expert_bias
+from tst_titan.models.exported import EXPERT_BIAS_FILE, load_weights, restore_expert_bias
 
 # Two float32 programs that sum in another order differ by a few units in the last place of the largest term.
 RELATIVE_TOLERANCE = 2e-5
@@ -108,9 +108,7 @@ class Probe:
         Raises:
             RuntimeError: they differ by more than rounding, or are not finite.
         """
-        from transformers import AutoModelForCausalLM
-
-        model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+        model = load_weights(out).eval()
         difference = self._checked(out, self.plain or self.trained, model(self.tokens).logits)
         report: dict[str, Any] = {
             "max_abs_logit_difference": difference,

@@ -150,6 +150,11 @@ def check_model(place: Path, kind: str, model: ModelConfig) -> None:
     from tst_titan.titan import cpu
 
     cpu.prepare()
+    if kind == HUGGING_FACE and not model.in_transformers:
+        raise UserError(
+            f"{place}: in Hugging Face's format, which the run's model, a recipe of torchtitan's, does not have: give "
+            "its file in configs/models the key hugging_face_config, or start from a DCP checkpoint"
+        )
     if kind == HUGGING_FACE:
         _weights_of(place)
         _check_config(place / "config.json", model)

@@ -124,7 +124,7 @@ def _check(config: Trainer.Config, superposition: Superposition) -> None:
         tokens_per_window(1, s, superposition.sides)
     except ValueError as error:
         raise UserError(f"superposition: {error}") from None
-    if spec is None or not isinstance(spec.model, Decoder.Config) or _embedding_of(spec.model) is None:
+    if spec is None or not isinstance(spec.model, Decoder.Config) or embedding_of(spec.model) is None:
         refuse("model_spec", name, "a bag needs a decoder with one token embedding (docs/models.md)")
     if parallel.spmd_backend == "full_dtensor":
         refuse("parallelism.spmd_backend", "full_dtensor", "bags work with spmd_types and partial_dtensor")
@@ -410,7 +410,7 @@ class SuperposedTrainer(Trainer):
             yield given, labels
 
 
-def _embedding_of(model: Any) -> Any:
+def embedding_of(model: Any) -> Any:
     """The config of the embedding inside ``tok_embeddings``; None where there is not exactly one."""
     found = list(model.tok_embeddings.traverse(Embedding.Config)) if model.tok_embeddings else []
     return found[0][1] if len(found) == 1 else None

@@ -161,11 +161,11 @@ class Project:
         """Write what the rules take as input, only where its content changed.
 
         Raises:
-            UserError: a corpus's tokenizer has more entries than a model's vocabulary.
+            UserError: as `check_models`.
         """
         results = Path(self.results)
         corpora = self.corpora()
-        self.check_vocabularies(corpora)
+        self.check_models(corpora)
         self._render_starts(results)
         for name, corpus in (corpora | self._corpora(self.corpus_names)).items():
             render_corpus(corpus, results / "data" / name, root=self.root)
@@ -231,12 +231,12 @@ class Project:
             start = replace(start, run=self._with_wandb(start.run))
         return replace(run, stages=tuple(stages), start=start)
 
-    def check_vocabularies(self, corpora: Mapping[str, CorpusConfig]) -> None:
+    def check_models(self, corpora: Mapping[str, CorpusConfig]) -> None:
         """A tokenizer that is trained here has a known size; the others are checked against their manifest.
 
         Raises:
             UserError: a corpus's tokenizer has more entries than a model's vocabulary, or is trained here for a model
-                from elsewhere.
+                from elsewhere, or tasks are asked of a model that transformers cannot load.
         """
         for run in (run for experiment in self.wanted() for run in experiment.trained):
             corpus = run.stages[0].config.data.corpus
@@ -246,6 +246,18 @@ class Project:
                     f"{run.start.config.path}, whose tokenizer the corpus must have: {{kind: hub, name: owner/name, "
                     "eos_token: ...} or {kind: file, path: .../tokenizer.json, eos_token: ...}"
                 )
+        for experiment in self.wanted():
+            for run in (
+                experiment.trained if self.evaluates("tasks", experiment.name, self.scale_name) else ()
+            ):
+                if not run.stages[0].config.model.in_transformers:
+                    named = {str(name): size.model for name, size in self.scale().sizes.items()}
+                    raise UserError(
+                        f"configs/scales/{self.scale_name}.yaml: key evaluation.tasks: found "
+                        f"{', '.join(self.scale().evaluation.tasks)}, but lm-eval loads models through transformers: "
+                        f"give configs/models/{named[run.size]}.yaml the key hugging_face_config, or ask for no tasks "
+                        "(held-out loss is measured either way)"
+                    )
         for stage in self.stages.values():
             tokenizer = corpora[stage.config.data.corpus].tokenizer
             size = getattr(tokenizer, "vocab_size", None)
