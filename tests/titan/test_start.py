@@ -108,6 +108,7 @@ def test_a_model_that_transformers_saved_is_begun_with(tree, shape):
     out = tree.results / "again"
     export.export_stage(stage, out)
     assert_same_logits(load_exported(out), lambda tokens: theirs(tokens).logits)
+    assert heldout_loss(out, tree) == pytest.approx(heldout_loss(source, tree), rel=1e-6)
 
 
 def test_a_stage_goes_on_from_its_own_checkpoint_when_the_source_is_gone_or_another(tree):
