@@ -1,4 +1,4 @@
-"""Continued pretraining from a finished run's export, beside a run that another trainer made: real calls of Snakemake."""
+"""Continued pretraining from a finished run's export, beside a run of another trainer: real calls of Snakemake."""
 
 import json
 
