@@ -140,7 +140,7 @@ def heldout_curve(
     parts = []
     for stage in stages:
         path = f"{stage.directory}/heldout.jsonl"
-        if not Path(path).is_file():
+        if stage.logged is not None or not Path(path).is_file():
             continue
         if path not in cache:
             cache[path] = read_measurements(Path(path))
