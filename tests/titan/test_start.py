@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +207,31 @@ def test_a_folder_without_weights_is_refused_with_what_it_has(tree, tmp_path, ca
     assert "model.safetensors is missing" in said and "config.json, pytorch_model.bin" in said
     with pytest.raises(UserError, match=r"key start_from.path: found '.*nowhere'; there is no such folder"):
         start_from(tree, tmp_path / "nowhere", DENSE)
+
+
+def test_a_name_of_the_hub_is_taken_from_its_cache_with_the_commit_and_one_that_is_not_there_is_told(
+    tree, tmp_path
+):
+    commit, hub = "0123456789abcdef0123456789abcdef01234567", tmp_path / "hub"
+    source = exported(tree, DENSE)
+    snapshot = hub / "models--owner--name/snapshots" / commit
+    shutil.copytree(source, snapshot)
+    (hub / "models--owner--name/refs").mkdir()
+    (hub / "models--owner--name/refs/main").write_text(commit)
+    environment = {**os.environ, "HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"}
+    done, manifests = {}, {}
+    for name in ("owner/name@main", "owner/other"):
+        start = StartFrom(path=f"hf://{name}")
+        render_start(start, None, ModelConfig.model_validate(DENSE), tree.results)
+        folder = start_folder(tree.results, start_name(start))
+        command = [sys.executable, "-m", "tst_titan.cli", "start", str(folder / "config.yaml")]
+        done[name] = subprocess.run(command, env=environment, capture_output=True, text=True)
+        manifests[name] = folder / "manifest.json"
+    found = json.loads(manifests["owner/name@main"].read_text())
+    assert (found["path"], found["revision"], found["kind"]) == (str(snapshot), commit, "hugging_face")
+    refused = done["owner/other"]
+    assert refused.returncode == 2 and "Traceback" not in refused.stderr
+    assert "key start_from.path: hf://owner/other could not be fetched" in refused.stderr
 
 
 def test_another_tokenizer_and_other_bytes_are_refused_before_training(tree):

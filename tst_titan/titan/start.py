@@ -127,8 +127,8 @@ def _weights_of(place: Path) -> list[str]:
     return [*names, *([EXPERT_BIAS_FILE] if (place / EXPERT_BIAS_FILE).is_file() else [])]
 
 
-def check_files(place: Path, files: Mapping[str, Mapping[str, Any]], hashes: bool) -> None:
-    """Check that the files are those that were hashed.
+def check_files(place: Path, manifest: Path, files: Mapping[str, Mapping[str, Any]], hashes: bool) -> None:
+    """Check that the files are those that ``manifest`` was made from.
 
     Raises:
         UserError: one is missing or has changed.
@@ -138,7 +138,9 @@ def check_files(place: Path, files: Mapping[str, Mapping[str, Any]], hashes: boo
         found = path.stat().st_size if path.is_file() else None
         if found != entry["bytes"] or (hashes and sha256_of(path) != entry["sha256"]):
             state = "is missing" if found is None else "is not the file that was hashed"
-            raise UserError(f"{path}: {state}; call snakemake again, which looks at it anew, or put it back")
+            raise UserError(
+                f"{path}: {state}; put it back, or remove {manifest}: snakemake then makes it anew"
+            )
 
 
 def check_model(place: Path, kind: str, model: ModelConfig) -> None:
