@@ -46,9 +46,10 @@ def test_runs_go_on_from_an_export_that_is_there_and_one_made_elsewhere_stands_b
     # A folder that is none is told before anything runs, and so is a file that is gone.
     (project.folder / "runs/mine/metrics.jsonl").unlink()
     done = project.snakemake("-n", "continued")
-    assert done.returncode and "runs.mine.made_elsewhere: runs/mine/metrics.jsonl is missing" in done.stderr
+    assert done.returncode and "Traceback" not in done.stdout + done.stderr
+    assert "runs.mine.made_elsewhere: runs/mine/metrics.jsonl is missing" in done.stdout + done.stderr
     project.edit(EXPERIMENT, mine, "")
     project.edit(EXPERIMENT, "{run: figure_3a/baseline}", "models/nowhere")
     done = project.snakemake("-n", "continued")
-    assert done.returncode and "Traceback" not in done.stderr
-    assert "key tokenizer.kind: found 'train'" in done.stderr
+    assert done.returncode and "Traceback" not in done.stdout + done.stderr
+    assert "key tokenizer.kind: found 'train'" in done.stdout + done.stderr
