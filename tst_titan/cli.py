@@ -45,6 +45,9 @@ COMMANDS = {
     "export": Command("tst_titan.titan.export", "write a finished stage's model in Hugging Face's format"),
     "evaluate": Command("tst_titan.evaluate", "measure an exported model: held-out loss, tasks"),
     # Compare and report.
+    "compare": Command(
+        "tst_titan.compare.command", "one table of everything that an experiment's runs measured"
+    ),
     "report": Command("tst_titan.report.command", "figures, pages, tables, and what experiments found"),
     "results": Command(
         "tst_titan.report.publish", "run experiments and keep what they found in docs/results"

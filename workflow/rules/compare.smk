@@ -64,4 +64,4 @@ rule compare:
     conda:
         "../../envs/report.yaml"
     shell:
-        "python -m tst_titan.compare --spec {input.spec} --out $(dirname {output.comparison}) > {log} 2>&1"
+        "python -m tst_titan.cli compare {input.spec} --out $(dirname {output.comparison}) > {log} 2>&1"
