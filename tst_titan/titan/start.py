@@ -154,7 +154,7 @@ def check_model(place: Path, kind: str, model: ModelConfig) -> None:
     cpu.prepare()
     if kind == HUGGING_FACE:
         _weights_of(place)
-        _check_config(place / "config.json", model)
+        check_config(place / "config.json", model)
     expected, found = _expected_shapes(model, kind), _found_shapes(place, kind)
     for name, shape in expected.items():
         if found.get(name) != shape:
@@ -164,7 +164,12 @@ def check_model(place: Path, kind: str, model: ModelConfig) -> None:
             )
 
 
-def _check_config(path: Path, model: ModelConfig) -> None:
+def check_config(path: Path, model: ModelConfig) -> None:
+    """Check that a config.json is of this family and shape.
+
+    Raises:
+        UserError: it is not, or its weights are quantized.
+    """
     given = json.loads(path.read_text(encoding="utf8"))
     ours = model.hugging_face()
     kind = given.get("model_type")
