@@ -4,12 +4,15 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.shipped import shipped_root
 from tests.stages import DENSE, MOE, SHAPES, Tree, final_tensors, losses, train
 from tests.titan.test_export import assert_same_logits, finished, fresh, moved
 from tst_titan import cli
@@ -19,7 +22,9 @@ from tst_titan.errors import UserError
 from tst_titan.evaluate import heldout
 from tst_titan.models.exported import load_exported
 from tst_titan.titan import export
+from tst_titan.titan.start import check_config
 from tst_titan.tree.folder import StageFolder, finished_among
+from tst_titan.tree.resolve import Catalog
 from tst_titan.tree.start import name_in, render_start, start_folder, start_name
 
 pytestmark = pytest.mark.slow
@@ -70,11 +75,13 @@ def heldout_loss(model: Path, tree: Tree) -> float:
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_step_0_has_the_sources_heldout_loss(tree, shape):
     source = exported(tree, shape)
-    stage = begin(tree, source, still(shape), **STILL)
+    expected = heldout.evaluate(source, tree.results / "data/tiny/manifest.json", 16, limit=5985)[0]
+    stage = begin(tree.with_runtime(heldout={"tokens": 5984}), source, still(shape), "bag4-2", **STILL)
     train(stage)
-    out = tree.results / "again"
-    export.export_stage(stage, out)
-    assert heldout_loss(out, tree) == heldout_loss(source, tree)
+    measured = [json.loads(line) for line in stage.heldout.path.read_text().splitlines()]
+    assert [line["step"] for line in measured] == [0, 2]
+    for line in measured:
+        assert line["token_loss"] == pytest.approx(expected["nats_per_token"], rel=1e-5)
     assert stage.start and stage.manifest()["parent_identity"] == stage.start["identity"]
     tensors = final_tensors(stage)
     assert tensors["optimizer.state.norm.weight.step"].item() == 2
@@ -108,6 +115,7 @@ def test_a_model_that_transformers_saved_is_begun_with(tree, shape):
     out = tree.results / "again"
     export.export_stage(stage, out)
     assert_same_logits(load_exported(out), lambda tokens: theirs(tokens).logits)
+    assert heldout_loss(out, tree) == pytest.approx(heldout_loss(source, tree), rel=1e-6)
 
 
 def test_a_stage_goes_on_from_its_own_checkpoint_when_the_source_is_gone_or_another(tree):
@@ -205,6 +213,31 @@ def test_a_folder_without_weights_is_refused_with_what_it_has(tree, tmp_path, ca
         start_from(tree, tmp_path / "nowhere", DENSE)
 
 
+def test_a_name_of_the_hub_is_taken_from_its_cache_with_the_commit_and_one_that_is_not_there_is_told(
+    tree, tmp_path
+):
+    commit, hub = "0123456789abcdef0123456789abcdef01234567", tmp_path / "hub"
+    source = exported(tree, DENSE)
+    snapshot = hub / "models--owner--name/snapshots" / commit
+    shutil.copytree(source, snapshot)
+    (hub / "models--owner--name/refs").mkdir()
+    (hub / "models--owner--name/refs/main").write_text(commit)
+    environment = {**os.environ, "HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"}
+    done, manifests = {}, {}
+    for name in ("owner/name@main", "owner/other"):
+        start = StartFrom(path=f"hf://{name}")
+        render_start(start, None, ModelConfig.model_validate(DENSE), tree.results)
+        folder = start_folder(tree.results, start_name(start))
+        command = [sys.executable, "-m", "tst_titan.cli", "start", str(folder / "config.yaml")]
+        done[name] = subprocess.run(command, env=environment, capture_output=True, text=True)
+        manifests[name] = folder / "manifest.json"
+    found = json.loads(manifests["owner/name@main"].read_text())
+    assert (found["path"], found["revision"], found["kind"]) == (str(snapshot), commit, "hugging_face")
+    refused = done["owner/other"]
+    assert refused.returncode == 2 and "Traceback" not in refused.stderr
+    assert "key start_from.path: hf://owner/other could not be fetched" in refused.stderr
+
+
 def test_another_tokenizer_and_other_bytes_are_refused_before_training(tree):
     source = exported(tree, DENSE)
     stage = begin(tree, source, DENSE)
@@ -243,3 +276,39 @@ def test_names_are_parts_of_paths_and_differ_where_sources_do():
     for name in names:
         assert name_in(f"bag4-6-power-from_{name}/token-8") == name
     assert name_in("bag4-6/token-8") is None
+
+
+# As their config.json files have it, in the words of transformers 4.
+OF_VERSION_4: dict[str, dict[str, Any]] = {
+    "smollm2-135m": {
+        "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9,
+        "num_hidden_layers": 30, "num_key_value_heads": 3, "vocab_size": 49152, "rms_norm_eps": 1e-05,
+        "rope_theta": 100000, "rope_scaling": None, "rope_interleaved": False, "is_llama_config": True,
+        "initializer_range": 0.0417, "pretraining_tp": 1,
+    },
+    "llama-3.2-1b": {
+        "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32,
+        "num_hidden_layers": 16, "num_key_value_heads": 8, "vocab_size": 128256, "rms_norm_eps": 1e-05, "head_dim": 64,
+        "rope_theta": 500000.0, "mlp_bias": False, "attention_bias": False,
+        "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+                         "original_max_position_embeddings": 8192, "rope_type": "llama3"},
+    },
+    "qwen3-0.6b": {
+        "model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16,
+        "num_hidden_layers": 28, "num_key_value_heads": 8, "vocab_size": 151936, "rms_norm_eps": 1e-06, "head_dim": 128,
+        "rope_theta": 1000000, "rope_scaling": None, "max_window_layers": 28, "sliding_window": None,
+        "use_sliding_window": False, "hidden_act": "silu",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_VERSION_4)
+def test_the_config_of_a_published_model_is_that_of_its_file(tmp_path, name):
+    model = Catalog(shipped_root() / "configs").model(name)
+    beside = {"max_position_embeddings": 4096, "tie_word_embeddings": True, "torch_dtype": "bfloat16"}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(OF_VERSION_4[name] | beside))
+    check_config(path, model)
+    path.write_text(json.dumps(OF_VERSION_4[name] | beside | {"rope_theta": 12345.0}))
+    with pytest.raises(UserError, match=r"key rope_parameters: found .*12345"):
+        check_config(path, model)

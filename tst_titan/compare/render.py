@@ -83,7 +83,7 @@ def _elsewhere(experiment: str, name: str, run: Spec) -> RunSpec:
         if not Path(folder, file).is_file():
             raise UserError(
                 f"configs/experiments/{experiment}.yaml: key runs.{name}.made_elsewhere: {folder}/{file} is missing; "
-                f"such a run has {' and '.join(FILES)} (docs/comparison.md)"
+                f"such a run has {' and '.join(FILES)} (docs/use-in-your-trainer.md)"
             )
     evaluated = {
         key: f"{folder}/{file}" for key, (_, file) in EVALUATIONS.items() if Path(folder, file).is_file()

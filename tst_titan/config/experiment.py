@@ -124,7 +124,7 @@ class RunSpec(RecipeOptions):
     start_from: StartFrom | None = Field(None, description="default: the experiment's")
     made_elsewhere: Annotated[str, AfterValidator(_plain_path)] | None = Field(
         None,
-        description="folder of a run that another trainer made (docs/comparison.md); takes label, role and group alone",
+        description="folder of a run that another trainer made (docs/use-in-your-trainer.md), with label, role, group",
     )
     epochs: PositiveFloat | None = Field(
         None, description="limit the corpus so that the equal-FLOPs baseline reads it this many times"

@@ -121,6 +121,8 @@ def _bounds(constraints: list[Any]) -> Iterator[str]:
 
 def everything() -> str:
     """The whole of docs/config.md."""
+    from tst_titan.compare.elsewhere import Elsewhere, Line
+    from tst_titan.compare.spec import ComparisonSpec
     from tst_titan.config.corpus import CorpusConfig
     from tst_titan.config.experiment import Collection, ExperimentConfig, ProjectConfig, ScaleConfig
     from tst_titan.models.family import ModelConfig, families
@@ -141,6 +143,9 @@ def everything() -> str:
             **with_keys_of_their_own,
             "The model of a recipe of torchtitan's": Recipe,
             "A corpus: `configs/corpora/*.yaml`": CorpusConfig,
+            "A run made elsewhere: `manifest.json`": Elsewhere,
+            "A run made elsewhere: a line of `metrics.jsonl`": Line,
+            "A comparison without the pipeline: `tst-titan compare spec.yaml --out FOLDER`": ComparisonSpec,
         }
     )
 

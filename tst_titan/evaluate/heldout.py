@@ -220,12 +220,13 @@ def check_export(folder: Path) -> dict[str, Any]:
 
 
 def load_model(folder: Path) -> Any:
-    """The exported model in evaluation mode with its expert biases, on the accelerator if there is one.
+    """The model in evaluation mode with its expert biases, on the accelerator if there is one.
 
     Raises:
-        UserError: the folder holds no finished export.
+        UserError: the folder holds neither a finished export nor another trainer's model.
     """
-    check_export(folder)
+    if not (folder / "config.json").is_file():
+        check_export(folder)
     return load_exported(folder, device())
 
 

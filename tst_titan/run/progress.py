@@ -18,6 +18,7 @@ WORDS = {
     "data_part": "prepare a part of the data",
     "tokenize": "write the tokens",
     "data_manifest": "check the shards",
+    "start": "check the weights to start from,",
     "heldout": "measure the held-out loss",
     "evaluate_tasks": "score the tasks",
     "local_task": "make a task from held-out documents",

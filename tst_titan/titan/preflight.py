@@ -15,6 +15,7 @@ from tst_titan.tree.folder import StageFolder
 from tst_titan.tree.heldout import tokens_to_score
 from tst_titan.tree.plan import checkpoint_bytes, checkpoints_kept
 from tst_titan.tree.resolve import Stage
+from tst_titan.tree.start import start_folder
 
 
 def check_job(folder: StageFolder, first_on_node: bool = True) -> DataManifest:
@@ -73,7 +74,8 @@ def check_start(folder: StageFolder, data: DataManifest, first_on_node: bool) ->
 
     assert folder.start is not None
     place = place_of(folder.results, folder.start)
-    check_files(place, folder.start["files"], hashes=first_on_node)
+    manifest = start_folder(folder.results, str(folder.stage.start_from)) / "manifest.json"
+    check_files(place, manifest, folder.start["files"], hashes=first_on_node)
     check_model(place, folder.start["kind"], folder.stage.model)
     check_tokenizer(place, folder.data_manifest.parent / data.tokenizer.path, data.corpus)
 

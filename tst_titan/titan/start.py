@@ -127,8 +127,8 @@ def _weights_of(place: Path) -> list[str]:
     return [*names, *([EXPERT_BIAS_FILE] if (place / EXPERT_BIAS_FILE).is_file() else [])]
 
 
-def check_files(place: Path, files: Mapping[str, Mapping[str, Any]], hashes: bool) -> None:
-    """Check that the files are those that were hashed.
+def check_files(place: Path, manifest: Path, files: Mapping[str, Mapping[str, Any]], hashes: bool) -> None:
+    """Check that the files are those that ``manifest`` was made from.
 
     Raises:
         UserError: one is missing or has changed.
@@ -138,7 +138,9 @@ def check_files(place: Path, files: Mapping[str, Mapping[str, Any]], hashes: boo
         found = path.stat().st_size if path.is_file() else None
         if found != entry["bytes"] or (hashes and sha256_of(path) != entry["sha256"]):
             state = "is missing" if found is None else "is not the file that was hashed"
-            raise UserError(f"{path}: {state}; call snakemake again, which looks at it anew, or put it back")
+            raise UserError(
+                f"{path}: {state}; put it back, or remove {manifest}: snakemake then makes it anew"
+            )
 
 
 def check_model(place: Path, kind: str, model: ModelConfig) -> None:
@@ -157,7 +159,7 @@ def check_model(place: Path, kind: str, model: ModelConfig) -> None:
         )
     if kind == HUGGING_FACE:
         _weights_of(place)
-        _check_config(place / "config.json", model)
+        check_config(place / "config.json", model)
     expected, found = _expected_shapes(model, kind), _found_shapes(place, kind)
     for name, shape in expected.items():
         if found.get(name) != shape:
@@ -167,7 +169,12 @@ def check_model(place: Path, kind: str, model: ModelConfig) -> None:
             )
 
 
-def _check_config(path: Path, model: ModelConfig) -> None:
+def check_config(path: Path, model: ModelConfig) -> None:
+    """Check that a config.json is of this family and shape.
+
+    Raises:
+        UserError: it is not, or its weights are quantized.
+    """
     given = json.loads(path.read_text(encoding="utf8"))
     ours = model.hugging_face()
     kind = given.get("model_type")
