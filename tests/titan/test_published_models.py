@@ -12,7 +12,7 @@ from tests.titan.test_export import assert_same_logits, export, fresh
 from tst_titan.config.load import load
 from tst_titan.config.schema import ModelConfig
 from tst_titan.models.exported import load_exported
-from tst_titan.titan.start import _check_config
+from tst_titan.titan.start import check_config
 
 MODELS = shipped_root() / "configs" / "models"
 LLAMA_3_2 = {
@@ -192,7 +192,7 @@ def test_the_config_and_the_parameters_are_the_published_ones(tmp_path, name):
     rope = wanted.pop("rope_parameters")
     older = {"rope_theta": rope.pop("rope_theta"), "rope_scaling": rope if len(rope) > 1 else None}
     (tmp_path / "config.json").write_text(json.dumps(wanted | older))  # as transformers 4 wrote it
-    _check_config(tmp_path / "config.json", ours(name))
+    check_config(tmp_path / "config.json", ours(name))
     with torch.device("meta"):
         counted = sum(p.numel() for p in AutoModelForCausalLM.from_config(theirs(name)).parameters())
     assert ours(name).count_parameters().total == counted
