@@ -100,9 +100,7 @@ def test_two_ranks_begin_with_the_same_weights_from_shards_in_bfloat16(tree, mon
     assert_same_logits(load_exported(out), lambda tokens: expected(tokens).logits)
 
 
-@pytest.mark.parametrize(
-    "shape", [SHAPES["qwen3_moe"], SHAPES["deepseek_v3"]], ids=["qwen3_moe", "deepseek_v3"]
-)
+@pytest.mark.parametrize("shape", [SHAPES[name] for name in ("llama3_2", "qwen3_moe", "deepseek_v3")])
 def test_a_model_that_transformers_saved_is_begun_with(tree, shape):
     from transformers import AutoModelForCausalLM
 

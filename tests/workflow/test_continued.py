@@ -42,7 +42,7 @@ def test_runs_go_on_from_an_export_that_is_there_and_one_made_elsewhere_stands_b
     flops = [results.value(name, "flops") for name in ("baseline", "tst")]
     assert flops[0] == flops[1]
     page = (project.folder / "results/report/smoke/continued.html").read_text()
-    assert "my loop" in page and "runs/mine/metrics.jsonl" in page
+    assert "my loop" in page and "runs/mine/metrics.jsonl" in page and "runs/mine/stage.yaml" not in page
     # A folder that is none is told before anything runs, and so is a file that is gone.
     (project.folder / "runs/mine/metrics.jsonl").unlink()
     done = project.snakemake("-n", "continued")

@@ -22,7 +22,7 @@ class StageRow:
     """One stage, from its manifest.
 
     Attributes:
-        manifest, metrics, config: paths, as in comparison.json.
+        manifest, metrics, config: paths, as in comparison.json; a run made elsewhere has no config.
         device_hours: hours of training time the number of devices; None where the manifest is gone.
         resolved: text of stage.yaml; "" where there are too many stages to show them all.
         problem: why the manifest could not be read; "" if it could.
@@ -127,7 +127,7 @@ def _facts(stage: StageFacts, manifest: dict[str, Any], with_config: bool) -> St
         directory=stage.directory,
         manifest=stage.manifest,
         metrics=stage.metrics,
-        config=config.as_posix(),
+        config="" if "made_by" in manifest else config.as_posix(),
         phase=stage.phase + (f", s = {stage.bag_size:g}" if stage.phase == "bag" else ""),
         steps=f"{stage.start_step:,} to {stage.end_step:,}",
         parameters=GAP if parameters is None else amount(parameters),
