@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from tests.shipped import shipped_root
 from tests.stages import DENSE, MOE, SHAPES, Tree, final_tensors, losses, train
 from tests.titan.test_export import assert_same_logits, finished, fresh, moved
 from tst_titan import cli
@@ -22,9 +21,7 @@ from tst_titan.errors import UserError
 from tst_titan.evaluate import heldout
 from tst_titan.models.exported import load_exported
 from tst_titan.titan import export
-from tst_titan.titan.start import check_config
 from tst_titan.tree.folder import StageFolder, finished_among
-from tst_titan.tree.resolve import Catalog
 from tst_titan.tree.start import name_in, render_start, start_folder, start_name
 
 pytestmark = pytest.mark.slow
@@ -274,39 +271,3 @@ def test_names_are_parts_of_paths_and_differ_where_sources_do():
     for name in names:
         assert name_in(f"bag4-6-power-from_{name}/token-8") == name
     assert name_in("bag4-6/token-8") is None
-
-
-# As their config.json files have it, in the words of transformers 4.
-OF_VERSION_4: dict[str, dict[str, Any]] = {
-    "smollm2-135m": {
-        "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9,
-        "num_hidden_layers": 30, "num_key_value_heads": 3, "vocab_size": 49152, "rms_norm_eps": 1e-05,
-        "rope_theta": 100000, "rope_scaling": None, "rope_interleaved": False, "is_llama_config": True,
-        "initializer_range": 0.0417, "pretraining_tp": 1,
-    },
-    "llama-3.2-1b": {
-        "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32,
-        "num_hidden_layers": 16, "num_key_value_heads": 8, "vocab_size": 128256, "rms_norm_eps": 1e-05, "head_dim": 64,
-        "rope_theta": 500000.0, "mlp_bias": False, "attention_bias": False,
-        "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
-                         "original_max_position_embeddings": 8192, "rope_type": "llama3"},
-    },
-    "qwen3-0.6b": {
-        "model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16,
-        "num_hidden_layers": 28, "num_key_value_heads": 8, "vocab_size": 151936, "rms_norm_eps": 1e-06, "head_dim": 128,
-        "rope_theta": 1000000, "rope_scaling": None, "max_window_layers": 28, "sliding_window": None,
-        "use_sliding_window": False, "hidden_act": "silu",
-    },
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", OF_VERSION_4)
-def test_the_config_of_a_published_model_is_that_of_its_file(tmp_path, name):
-    model = Catalog(shipped_root() / "configs").model(name)
-    beside = {"max_position_embeddings": 4096, "tie_word_embeddings": True, "torch_dtype": "bfloat16"}
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(OF_VERSION_4[name] | beside))
-    check_config(path, model)
-    path.write_text(json.dumps(OF_VERSION_4[name] | beside | {"rope_theta": 12345.0}))
-    with pytest.raises(UserError, match=r"key rope_parameters: found .*12345"):
-        check_config(path, model)
