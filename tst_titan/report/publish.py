@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tst_titan.compare.claims import judge
 from tst_titan.compare.kinds import kind_named
+from tst_titan.compare.kinds.corpus_statistics import read_mutual_information, verdict
 from tst_titan.compare.results import Results, read_json, read_results
 from tst_titan.config.load import read_yaml
 from tst_titan.errors import UserError
@@ -33,7 +34,7 @@ from tst_titan.tree.folder import stage_yaml
 from tst_titan.tree.plan import Cost, Plan
 from tst_titan.tree.project import Project
 
-STAGES, CAPTIONS = "stages.json", "captions.json"
+STAGES, STATISTICS = "stages.json", "mutual_information.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -135,24 +136,24 @@ def publish(project: Project, name: str, out: Path) -> None:
         for panel in panels:
             shutil.copy(figures / panel["svg"], folder)
         stages = stages_made_from(project, name)
-        for file, content in (
-            (STAGES, stages),
-            (CAPTIONS, {panel["name"]: panel["caption"] for panel in panels}),
-        ):
-            (folder / file).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        (folder / STAGES).write_text(json.dumps(stages, indent=1) + "\n", encoding="utf-8")
         if stages:
             source = results / "compare" / scale / name
             for file in ("comparison.json", "table.csv", "curves.csv"):
                 shutil.copy(source / file, folder)
             compared = read_results(folder)
             of_comparison = {stage.directory for run in compared.runs for stage in run.stages}
-            if of_comparison != {f"{results}/train/{path}" for path in stages}:
+            if not of_comparison >= {f"{results}/train/{path}" for path in stages}:
                 raise UserError(
                     f"{source}: compares other runs than the config asks for: run `snakemake {name}` first"
                 )
             text = _page(compared, panels)
         else:
-            text = _page_of_a_corpus(project, name, panels)
+            config = project.experiment(name).config
+            data = results / "data" / project.corpus_measured(project.experiment(name))
+            shutil.copy(data / "statistics" / STATISTICS, folder)
+            lines = [f"# {config.title} (scale {scale})", config.shows, *map(_picture, panels)]
+            text = "\n\n".join(lines) + "\n"
         (folder / "README.md").write_text(text, encoding="utf-8")
         shutil.rmtree(out / name, ignore_errors=True)
         folder.rename(out / name)
@@ -174,12 +175,6 @@ def _page(experiment: Results, panels: Sequence[dict[str, str]]) -> str:
         f"{len(made.stages)} stages, {made.device_hours} of training, on {machines}; commit {commits}. All numbers "
         "with intervals, units and sources: [table.csv](table.csv); curves: [curves.csv](curves.csv)."
     )
-    return "\n\n".join(lines) + "\n"
-
-
-def _page_of_a_corpus(project: Project, name: str, panels: Sequence[dict[str, str]]) -> str:
-    config = project.experiment(name).config
-    lines = [f"# {config.title} (scale {project.scale_name})", config.shows, *map(_picture, panels)]
     return "\n\n".join(lines) + "\n"
 
 
@@ -224,8 +219,9 @@ def _rows(project: Project, name: str, folder: Path) -> Iterator[tuple[str, str,
     """What the paper says, what was measured, and the outcome, for every claim of an experiment."""
     config, kind = project.experiment(name).config, kind_named(project.experiment(name).config.kind)
     for claim in config.claims:
-        if not (folder / name / "comparison.json").is_file():
-            yield claim.says, " ".join(read_json(folder / name / CAPTIONS, "").values()), "see the sentence"
+        if (folder / name / STATISTICS).is_file():
+            same, text = verdict(read_mutual_information(folder / name / STATISTICS))
+            yield claim.says, text, "reproduced" if same else "not reproduced"
             continue
         outcome, text = judge(read_results(folder / name), kind, claim, config.runs)
         yield claim.says, text, outcome

@@ -82,7 +82,7 @@ def draw_mutual_information(path: Path, folder: Path) -> Panel:
         f"high for small samples; the {title} "
         f"estimate corrects for that, and what it still shows for shuffled pairs ({left_over:.3f}) is the bias left in "
         "it. The power law is fitted to it. The paper's law is of its own corpus and tokenizer: its size need not "
-        f"agree, its shape should. {_verdict(fit, theirs)}",
+        f"agree, its shape should. {verdict(found)[1]}",
         f"Points over distances {distances.min():g} to {distances.max():g}: {estimator} estimate from "
         f"{table[estimator].iloc[0]:.3f} to {table[estimator].iloc[-1]:.3f} {found['unit']}; fitted law "
         f"{_formula(fit)}; the paper's {_formula(theirs)}.",
@@ -90,16 +90,20 @@ def draw_mutual_information(path: Path, folder: Path) -> Panel:
     )  # fmt: skip
 
 
-def _verdict(fit: dict[str, float], theirs: dict[str, float]) -> str:
-    """Whether the fall with distance is the paper's: the exponents, and the error that the fit leaves."""
-    gap, error = fit["k"] - theirs["k"], fit["k_stderr"]
+def verdict(found: dict[str, Any]) -> tuple[bool, str]:
+    """Whether information falls with distance as the paper's does, by the exponents and the fit's error; in words."""
+    fit, k = found["fits"][found["estimator"]], MUTUAL_INFORMATION_LAW["exponent"]
+    gap, error = fit["k"] - k, fit["k_stderr"]
     text = (
-        f"Ours falls as d^({fit['k']:.2f}), the paper's as d^({theirs['k']:.2f}); "
+        f"Ours falls as d^({fit['k']:.2f}), the paper's as d^({k:.2f}); "
         f"the fit leaves {fit['rms_residual']:.3f} nats a point. The exponents differ by {gap:+.2f}, "
     )
     if abs(gap) <= 2 * error:
-        return f"{text}within two of the fit's standard errors ({error:.2f}): reproduced."
-    return f"{text}more than two of the fit's standard errors ({error:.2f}): a power law too, with another exponent."
+        return True, f"{text}within two of the fit's standard errors ({error:.2f}): reproduced."
+    return (
+        False,
+        f"{text}more than two of the fit's standard errors ({error:.2f}): a power law too, with another exponent.",
+    )
 
 
 def _law(distance: np.ndarray, fit: dict[str, float]) -> np.ndarray:
