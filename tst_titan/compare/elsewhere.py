@@ -27,7 +27,7 @@ FILES = ("manifest.json", "metrics.jsonl")
 class Parameters(Strict):
     """Of the model."""
 
-    total: PositiveInt = Field(description="each once, embedding and head included")
+    total: PositiveInt = Field(description="all parameters, each counted once, embedding and head included")
 
 
 class Machine(Strict):
@@ -44,11 +44,13 @@ class Elsewhere(Strict):
     made_by: str = Field(description="trainer and version, for people")
     parameters: Parameters
     width: PositiveInt = Field(
-        description="of the residual stream; runs are compared if size and width agree"
+        description="width of the residual stream; runs are compared if size and width agree"
     )
     machine: Machine
-    world_size: PositiveInt = Field(1, description="devices that trained")
-    corpus_tokens: PositiveInt = Field(description="training tokens that there are; more are epochs")
+    world_size: PositiveInt = Field(1, description="number of devices that trained")
+    corpus_tokens: PositiveInt = Field(
+        description="training tokens of the corpus; a run that reads more repeats them"
+    )
     data_identity: str = Field(
         "unknown", description="`identity` of results/data/<corpus>/manifest.json if it read these shards"
     )
@@ -57,7 +59,7 @@ class Elsewhere(Strict):
 
 
 class Line(Strict):
-    """A line of metrics.jsonl; further keys are passed over. Log the last step of each phase."""
+    """A line of metrics.jsonl; other keys are ignored. Log the last step of each phase."""
 
     model_config = ConfigDict(extra="ignore")
 

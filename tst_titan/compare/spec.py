@@ -50,7 +50,7 @@ class RunSpec(RunHeading):
     stages: tuple[str, ...] = Field((), description="stage folders, root first")
     made_elsewhere: str | None = Field(
         None,
-        description="instead: folder of a run that another trainer made",
+        description="instead of stages: folder of a run that another trainer made",
         exclude_if=lambda value: value is None,
     )
     heldout: str | None = Field(None, description="heldout.json of the final model")
@@ -80,7 +80,7 @@ class Heading(Strict):
     scale: str
     kind: Kind
     title: str = ""
-    question: str = Field("", description="what the experiment asks")
+    question: str = Field("", description="the question that the experiment asks")
     caveat: str | None = Field(
         None, description="what a reader must know before any number, e.g. at smoke scale"
     )

@@ -13,12 +13,12 @@ class ComparisonOptions(Strict):
     """How the numbers of a comparison are computed."""
 
     last_k: PositiveInt = Field(10, description="logged steps averaged into the final loss")
-    smoothing_window: PositiveInt = Field(11, description="logged steps of the local line; odd")
+    smoothing_window: PositiveInt = Field(11, description="logged steps that a local line is fitted to; odd")
     confidence: Annotated[Float, Field(gt=0, lt=1)] = 0.95
     bootstrap_samples: Annotated[Int, Field(ge=20)] = 400
     bootstrap_seed: NonNegativeInt = 0
     curve_points: Annotated[Int, Field(ge=10)] | None = Field(
-        None, description="points per run in curves.csv; default by the number of runs"
+        None, description="points per run in curves.csv; default: depends on the number of runs"
     )
     equal_tolerance: Annotated[Float, Field(ge=0, lt=0.5)] = Field(
         0.02, description="relative gap that still counts as equal"

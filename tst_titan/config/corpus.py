@@ -64,13 +64,13 @@ class SourceConfig(Strict):
     """What every source has."""
 
     name: str | None = Field(
-        default=None, pattern=r"^[\w.-]+$", description="Name in counts; the kind by default."
+        default=None, pattern=r"^[\w.-]+$", description="Name in counts; by default the kind."
     )
     weight: PositiveFloat | None = Field(
-        default=None, description="Share of the mixture: for all sources or none."
+        default=None, description="Share of the mixture; give it for all sources or for none."
     )
     limit_per_task: PositiveInt | None = Field(
-        default=None, description="Documents read at most by each task."
+        default=None, description="Most documents that each task reads."
     )
 
     @property
@@ -89,13 +89,13 @@ class InstalledPackages(SourceConfig):
 
     kind: Literal["installed_packages"] = Field(description="This kind of source.")
     packages: Literal["pinned"] | tuple[str, ...] = Field(
-        default="pinned", description="Names of the packages, or `pinned` for all that the pins name."
+        default="pinned", description="Names of packages, or `pinned` for all packages in the pins."
     )
     pins: str = Field(default="envs/requirements.txt", description="File that pins the packages' versions.")
     parts: tuple[Literal["docstrings", "prose", "sources"], ...] = Field(
         default=("docstrings", "prose"),
         min_length=1,
-        description="What is taken; sources come without docstrings.",
+        description="What to read; sources are read without docstrings.",
     )
     exclude: tuple[Annotated[str, AfterValidator(_compiles)], ...] = Field(
         default=(),
@@ -117,7 +117,7 @@ class FileSource(SourceConfig):
         description="A folder, local or remote (hf://datasets/<owner>/<name>/<folder>, s3://...)."
     )
     glob: str | None = Field(
-        default=None, description="Files to read, inside path; by default all of the format."
+        default=None, description="Files to read, inside path; by default all files of the format."
     )
 
     @property
@@ -143,7 +143,7 @@ class TextSource(FileSource):
 
     kind: Literal["text"] = Field(description="Plain text.")
     documents: Literal["files", "paragraphs"] = Field(
-        default="files", description="What is a document: a file, or what stands between blank lines."
+        default="files", description="What a document is: a file, or the text between blank lines."
     )
 
 
@@ -157,7 +157,7 @@ class TokensSource(FileSource):
     )
     heldout_glob: str | None = Field(
         default=None,
-        description="Those of the files that are held out; by default `heldout.fraction` of all documents are.",
+        description="Files that are held out; by default `heldout.fraction` of all documents.",
     )
 
     @model_validator(mode="after")
@@ -171,7 +171,7 @@ class TokensSource(FileSource):
 
 
 class UnreadableRecords(Strict):
-    """Records of files that cannot be read. What is read is the same for every share."""
+    """Records that cannot be read. The share allowed does not change what is read."""
 
     max_fraction: Share = Field(
         default=0, description="Share of each source's records that may be unreadable; more end the step."
@@ -329,7 +329,7 @@ class Filters(Strict):
     quality: QualityFilter | None = Field(default=None, description="Gopher's quality rules.")
     repetition: RepetitionFilter | None = Field(default=None, description="Gopher's repetition rules.")
     dropped_sample: NonNegativeInt = Field(
-        default=50, description="Dropped documents kept to look at, per task."
+        default=50, description="Dropped documents that each task keeps as a sample."
     )
 
 
@@ -458,9 +458,9 @@ class Dedup(Strict):
     """
 
     n_grams: PositiveInt = Field(default=5, description="Words of an n-gram.")
-    num_buckets: PositiveInt = Field(default=14, description="Buckets: more find more pairs.")
+    num_buckets: PositiveInt = Field(default=14, description="Buckets; more buckets find more pairs.")
     hashes_per_bucket: PositiveInt = Field(
-        default=8, description="Hashes that must agree in a bucket: more find fewer."
+        default=8, description="Hashes that must agree in a bucket; more hashes find fewer pairs."
     )
     seed: NonNegativeInt = Field(default=1, description="Seed of the hash functions.")
     tasks_per_bucket: PositiveInt = Field(
@@ -479,7 +479,9 @@ class TrainTokenizer(Strict):
     """Train a byte-level BPE tokenizer on the training documents."""
 
     kind: Literal["train"] = Field(description="This kind of tokenizer.")
-    vocab_size: Int = Field(ge=257, le=1_000_000, description="Size with the 256 bytes and the EOS token.")
+    vocab_size: Int = Field(
+        ge=257, le=1_000_000, description="Size, including the 256 bytes and the EOS token."
+    )
     sample_bytes: PositiveInt = Field(
         default=30_000_000, description="Text to train on, from documents picked by hash."
     )
@@ -535,9 +537,11 @@ class Tokens(Strict):
         "shuffles its own documents, for corpora too large for one task to merge.",
     )
     seed: NonNegativeInt = Field(default=0, description="Seed of the document order.")
-    tokens_per_shard: PositiveInt = Field(default=1_000_000_000, description="Tokens of a shard, about.")
+    tokens_per_shard: PositiveInt = Field(
+        default=1_000_000_000, description="About how many tokens a shard has."
+    )
     batch_documents: PositiveInt = Field(
-        default=1000, description="Documents encoded at once; bounds a task's memory."
+        default=1000, description="Documents encoded at once; limits a task's memory."
     )
 
 
@@ -569,10 +573,12 @@ class CorpusConfig(Strict):
     tasks: PositiveInt = Field(
         default=1, le=100_000, description="datatrove tasks of a step; part of the result."
     )
-    jobs: PositiveInt = Field(default=1, description="Jobs that share a step's tasks; changes no result.")
+    jobs: PositiveInt = Field(
+        default=1, description="Jobs that share a step's tasks; this changes no result."
+    )
     sources_are_fixed: bool = Field(
         default=False,
-        description="Files of the sources are listed once: whatever happens to them later reruns nothing.",
+        description="List the source files only once; later changes to them rerun nothing.",
     )
 
     @field_validator("sources")

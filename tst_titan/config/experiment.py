@@ -93,24 +93,27 @@ class StartFrom(Strict):
 class RunSpec(RecipeOptions):
     """One run of an experiment, in terms of the scale."""
 
-    label: str | None = Field(None, description="name in figures and tables; default the key of the run")
+    label: str | None = Field(None, description="name in figures and tables; default: the key of the run")
     role: Literal["baseline", "tst", "curriculum"] | None = Field(
-        None, description="default: tst if it has bags"
+        None, description="default: tst if it has bags, else baseline"
     )
     group: str | None = Field(
-        None, description="runs are compared inside their group; default one group, in a grid size-length"
+        None,
+        description="runs are compared within their group; default: one group, in a grid one per size-length",
     )
     size: Size | None = Field(None, description="default: the experiment's")
     length: str = Field("short", description="which of the scale's step counts")
     times: PositiveFloat = Field(
         1.0, description="factor on that step count, e.g. 1.8 for an equal-loss baseline"
     )
-    bags: tuple[BagSpec, ...] = Field((), description="bag phases in order; none is a baseline")
+    bags: tuple[BagSpec, ...] = Field((), description="bag phases in order; empty for a baseline")
     learning_rate_times: PositiveFloat = Field(1.0, description="factor on the scale's peak learning rate")
     learning_rate: PositiveFloat | None = Field(
         None, description="peak learning rate, instead of the scale's"
     )
-    handover: HandoverConfig = Field(HandoverConfig(), description="at the switch from bags to tokens")
+    handover: HandoverConfig = Field(
+        HandoverConfig(), description="what crosses the switch from bags to tokens"
+    )
     fixed_data: bool = Field(
         False,
         description="read the baseline's data and no more: bag_fraction is then a share of the data, and the bag "
@@ -176,10 +179,10 @@ class Axes(Strict):
 class GroupSpec(Axes):
     """A group of a grid: its model and length, and axes of its own instead of the grid's."""
 
-    name: str | None = Field(None, description="in figures and tables; default size-length")
+    name: str | None = Field(None, description="name in figures and tables; default: size-length")
     size: Size
     length: str = "short"
-    baselines: tuple[str, ...] = Field((), description="further lengths at which the baseline is run")
+    baselines: tuple[str, ...] = Field((), description="more lengths at which the baseline is run")
 
     @property
     def title(self) -> str:
@@ -192,7 +195,7 @@ class GridSpec(Axes):
 
     size: tuple[Size, ...] = ()
     length: tuple[str, ...] = ()
-    groups: tuple[GroupSpec, ...] = Field((), description="instead of size and length")
+    groups: tuple[GroupSpec, ...] = Field((), description="use groups instead of the axes size and length")
 
     @model_validator(mode="after")
     def _one_way_to_name_groups(self) -> GridSpec:
@@ -215,9 +218,11 @@ class Claim(Strict):
 
     says: str = Field(description="the paper's finding in a sentence, with its numbers")
     ends: Literal["lower", "higher", "not_higher"] = Field(
-        "lower", description="how each run ends, against the other"
+        "lower", description="how each run ends, compared with the other"
     )
-    runs: dict[str, str] = Field({}, description="run: the run that it is held against; none for a grid's")
+    runs: dict[str, str] = Field(
+        {}, description="run: the run that it is compared with; empty for a grid's claim"
+    )
 
 
 class ExperimentConfig(RecipeOptions):
@@ -230,23 +235,21 @@ class ExperimentConfig(RecipeOptions):
     size: Size = "small"
     runs: dict[str, RunSpec] = Field({}, description="runs by name")
     grid: GridSpec | None = None
-    runs_of: str | None = Field(
-        None, description="take runs, grid, size and seeds of this experiment instead of one's own"
-    )
+    runs_of: str | None = Field(None, description="take runs, grid, size and seeds from this experiment")
     seeds: PositiveInt = Field(1, description="number of seeds; every run is made once per seed")
     start_from: StartFrom | None = Field(
-        None, description="what its runs begin with (continued pretraining); default new weights"
+        None, description="weights that its runs begin with (continued pretraining); default: new ones"
     )
-    token_phase_only: bool = Field(False, description="draw the token phase alone")
+    token_phase_only: bool = Field(False, description="draw only the token phase")
     evaluate: tuple[Literal["heldout", "tasks"], ...] = Field(
         ("heldout", "tasks"), description="what is measured on final models, besides the training loss"
     )
     metrics: tuple[str, ...] = Field(
-        (), description="a grid's metrics, in order; accuracy is every task; default all there are"
+        (), description="a grid's metrics, in order; `accuracy` means every task; default: all there are"
     )
     tables: dict[str, TableSpec] = Field({}, description="tables of the paper that are read from the runs")
     claims: tuple[Claim, ...] = Field(
-        (), description="what the paper found; docs/results says whether it comes out"
+        (), description="what the paper found; docs/results says whether it holds here"
     )
 
     @model_validator(mode="after")
@@ -296,8 +299,8 @@ class Trunks(Strict):
     Without this a run is cut only where another run of its own experiment branches off.
     """
 
-    lengths: tuple[str, ...] = Field(("short",), description="of these of the size's lengths")
-    bag_fraction: tuple[OpenFraction, ...] = Field(description="at these shares of each length")
+    lengths: tuple[str, ...] = Field(("short",), description="which of the size's lengths")
+    bag_fraction: tuple[OpenFraction, ...] = Field(description="shares of each length at which to cut")
 
 
 class SizeConfig(RecipeOptions):
@@ -312,7 +315,7 @@ class SizeConfig(RecipeOptions):
     steps: dict[str, Steps] = Field(description="named step counts, e.g. short: 20000")
     tst: TstDefaults
     trunks: Trunks | None = None
-    runtime: RuntimeConfig | None = Field(None, description="instead of the scale's runtime, for this size")
+    runtime: RuntimeConfig | None = Field(None, description="replaces the scale's runtime for this size")
 
     def with_heldout_interval(self, runtime: RuntimeConfig) -> RuntimeConfig:
         """A run-time config whose stages measure the held-out loss at 20 logged steps of its shortest runs, and more.
@@ -334,7 +337,7 @@ class SizeConfig(RecipeOptions):
 
 
 class GridLimits(Axes):
-    """Thinner axes than an experiment asks for; an axis that has no more values than this stays as it is."""
+    """Thins the axes of experiments; an axis with no more values than are given here stays as it is."""
 
     size: tuple[Size, ...] = ()
     length: tuple[str, ...] = ()
@@ -345,9 +348,9 @@ class EvaluationConfig(Strict):
     """What is measured on every final model."""
 
     tasks: tuple[str, ...] = Field((), description="lm-eval tasks; names of configs/tasks or of the harness")
-    limit: PositiveInt | None = Field(None, description="items per task; default all")
+    limit: PositiveInt | None = Field(None, description="items per task; default: all")
     batch_size: PositiveInt = 32
-    heldout_tokens: PositiveInt | None = Field(None, description="held-out tokens to score; default all")
+    heldout_tokens: PositiveInt | None = Field(None, description="held-out tokens to score; default: all")
 
 
 class ScaleConfig(RecipeOptions):
@@ -355,10 +358,12 @@ class ScaleConfig(RecipeOptions):
 
     description: str
     means_something: bool = Field(
-        True, description="false: the numbers test the plumbing only, the report says so"
+        True, description="false: the numbers only test the plumbing, and the report says so"
     )
     sizes: dict[Size, SizeConfig]
-    decay_fraction: Annotated[Float, Field(ge=0, lt=1)] = Field(0.1, description="last part of WSD")
+    decay_fraction: Annotated[Float, Field(ge=0, lt=1)] = Field(
+        0.1, description="share of the run in which WSD's learning rate decays, at its end"
+    )
     weight_decay: NonNegativeFloat = 0.1
     max_gradient_norm: PositiveFloat = 1.0
     precision: Precision = "float32"
@@ -375,8 +380,10 @@ KeepCheckpoints = Literal["all", "branch_points", "final"]
 class PlanConfig(Strict):
     """What a plan's GPU-hours assume."""
 
-    mfu: Fraction = Field(0.4, description="share of the peak that training reaches")
-    peak_tflops: PositiveFloat = Field(989.0, description="of one device; 989 is an H100's in dense bfloat16")
+    mfu: Fraction = Field(0.4, description="share of the peak FLOPs that training is assumed to reach")
+    peak_tflops: PositiveFloat = Field(
+        989.0, description="peak of one device; 989 is an H100's in dense bfloat16"
+    )
 
 
 class ProjectConfig(Strict):
@@ -388,14 +395,14 @@ class ProjectConfig(Strict):
     )
     seeds: PositiveInt | dict[str, PositiveInt] | None = Field(
         None,
-        description="make every run over this many seeds, whatever experiments and scale say; or experiment: number",
+        description="seeds of every run, whatever experiments and scale say; or experiment: number for single ones",
     )
     results: Annotated[str, AfterValidator(_plain_path)] = Field(
-        "results", description="folder for everything that is produced"
+        "results", description="folder for all output"
     )
     wandb: Literal["off", "offline", "online"] = "off"
     export_dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of exported weights; held-out loss and tasks are measured on them"
+        "float32", description="type of the exported weights; held-out loss and tasks are measured on these"
     )
     keep_checkpoints: KeepCheckpoints = Field("all", description="what `snakemake prune` leaves")
     plan: PlanConfig = PlanConfig()

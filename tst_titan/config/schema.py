@@ -124,15 +124,15 @@ ParameterPattern = Annotated[str, Field(min_length=1), AfterValidator(_regular_e
 
 
 class ParameterGroup(Strict):
-    """AdamW's own settings for some parameters; of several groups that match one, the first holds."""
+    """AdamW's settings for some parameters; if several groups match a parameter, the first one applies."""
 
     match: ParameterPattern = Field(
         description="`norms`, `biases`, `embeddings`, `head`, or a regular expression searched in torchtitan's names"
     )
-    weight_decay: NonNegativeFloat | None = Field(None, description="default that of all")
+    weight_decay: NonNegativeFloat | None = Field(None, description="default: that of all other parameters")
     learning_rate_times: PositiveFloat = Field(1.0, description="factor on the learning rate")
-    beta1: Fraction | None = Field(None, description="default that of all")
-    beta2: Fraction | None = Field(None, description="default that of all")
+    beta1: Fraction | None = Field(None, description="default: that of all other parameters")
+    beta2: Fraction | None = Field(None, description="default: that of all other parameters")
 
 
 class MuonConfig(Strict):
@@ -150,7 +150,7 @@ class MuonConfig(Strict):
 
 
 class OptimizerOptions(Strict):
-    """Besides learning rate, `weight_decay` and `max_gradient_norm`."""
+    """Optimizer settings besides learning rate, `weight_decay` and `max_gradient_norm`."""
 
     beta1: Fraction = 0.9
     beta2: Fraction = 0.95
@@ -177,14 +177,14 @@ ScheduleKind = Literal["wsd", "cosine"]
 class ScheduleOptions(Strict):
     """What follows the linear warm-up: a constant rate and a linear decay (`wsd`), or a cosine over all other steps."""
 
-    kind: ScheduleKind = Field("wsd", description="only wsd lets runs of several lengths share a trunk")
+    kind: ScheduleKind = Field("wsd", description="only with wsd do runs of several lengths share a trunk")
     min_factor: Annotated[Float, Field(ge=0, lt=1)] = Field(
         0.0, description="of the peak learning rate, where the decay ends"
     )
 
 
 class DocumentOptions(Strict):
-    """What the borders of documents mean to training; by default nothing, as in the paper: windows are packed."""
+    """How training treats borders of documents; by default it ignores them, as in the paper: windows are packed."""
 
     mask_attention: bool = Field(
         False, description="tokens attend to their own document only, in token and decay stages"
@@ -264,7 +264,7 @@ class HandoverConfig(Strict):
     reinitialize: tuple[ModelPart, ...] = Field(
         (), description="parts that start anew, moments included (the paper's table 2)"
     )
-    rewarm_steps: NonNegativeInt = Field(0, description="steps of a new warm-up after the switch; 0 goes on")
+    rewarm_steps: NonNegativeInt = Field(0, description="steps of a new warm-up after the switch; 0: none")
 
 
 class DataConfig(Strict):
@@ -385,7 +385,7 @@ class ParallelConfig(Strict):
     """Degrees of parallelism; their product is the number of processes. 0 means the rest (at most one)."""
 
     replicate: NonNegativeInt = Field(1, description="data-parallel copies (HSDP when shard > 1 too)")
-    shard: NonNegativeInt = Field(0, description="FSDP2 shards; 0 takes the processes that are left")
+    shard: NonNegativeInt = Field(0, description="FSDP2 shards; 0: all processes that are left")
     tensor: PositiveInt = Field(1, description="tensor parallel degree")
     expert: PositiveInt = Field(1, description="expert parallel degree (MoE), borrowed from shard x tensor")
     context: PositiveInt = Field(1, description="context parallel degree")
@@ -424,17 +424,19 @@ class RuntimeConfig(Strict):
         0, description="GPUs of each node that a job asks its cluster for: one a process, or none"
     )
     gpu_type: Annotated[str, Field(pattern=r"^[^\s'\":]+$")] | None = Field(
-        None, description="the cluster's name of the GPU, as in --gres=gpu:a100:8; default any"
+        None, description="the cluster's name of the GPU, as in --gres=gpu:a100:8; default: any"
     )
     cpus_per_node: PositiveInt | None = Field(
-        None, description="cores of each node that a job asks for; default those that its processes use"
+        None, description="cores of each node that a job asks for; default: those that its processes use"
     )
     parallel: ParallelConfig = ParallelConfig()
     micro_batch_sequences: PositiveInt | None = Field(
-        None, description="sequences per forward pass and data-parallel rank; default all at once"
+        None, description="sequences per forward pass and data-parallel rank; default: all at once"
     )
     compile: bool = Field(False, description="torch.compile of model and loss")
-    loss_chunks: PositiveInt = Field(1, description="sequence chunks of LM head and loss; 1 does not chunk")
+    loss_chunks: PositiveInt = Field(
+        1, description="chunks of the sequence for LM head and loss; 1: no chunking"
+    )
     activation_checkpoint: Literal["none", "selective", "full", "memory_budget"] = "none"
     cpu_threads: NonNegativeInt = Field(
         0,
@@ -442,25 +444,31 @@ class RuntimeConfig(Strict):
         "one the cores of the job, or of the machine, shared evenly",
     )
     memory_mb: PositiveInt = Field(4000, description="memory of the job on each node, MB")
-    wall_minutes: PositiveInt = Field(120, description="wall time of one job; a longer stage takes several")
+    wall_minutes: PositiveInt = Field(
+        120, description="wall time of one job; a longer stage takes several jobs"
+    )
     stop_seconds: NonNegativeInt = Field(
-        300, description="how long before the end of that time a job is asked for a checkpoint; 0: not"
+        300, description="how long before the end of that time a job is asked for a checkpoint; 0: never"
     )
     log_every: PositiveInt = Field(10, description="steps between lines of metrics.jsonl")
     heldout: HeldoutConfig | None = Field(
-        HeldoutConfig(), description="held-out loss during training; null does not measure it"
+        HeldoutConfig(), description="held-out loss during training; null: not measured"
     )
     checkpoint_every: PositiveInt = Field(500, description="steps between checkpoints")
     keep_last_checkpoints: Annotated[Int, Field(ge=2)] = Field(
         2, description="checkpoints kept inside a stage"
     )
-    async_checkpoint: bool = Field(False, description="write checkpoints beside training (accelerators)")
+    async_checkpoint: bool = Field(
+        False, description="write checkpoints while training continues (accelerators)"
+    )
     deterministic: bool = Field(False, description="deterministic kernels (always so on the CPU)")
     peak_tflops: PositiveFloat | None = Field(
-        None, description="peak of one device for MFU; default torchtitan's table, no MFU on the CPU"
+        None, description="peak of one device for MFU; default: torchtitan's table, no MFU on the CPU"
     )
     wandb: Literal["off", "offline", "online"] = Field("off", description="the project's setting")
-    wandb_group: str | None = Field(None, description="the one run that the stage is of; none if several")
+    wandb_group: str | None = Field(
+        None, description="the run that the stage belongs to; none if several share it"
+    )
     init_timeout_s: PositiveInt = 600
     train_timeout_s: PositiveInt = 300
     environment: dict[str, str] = Field({}, description="extra environment variables, e.g. NCCL settings")

@@ -19,7 +19,7 @@ class DeepseekV3Experts(MoeConfig):
     """Experts of every layer after the dense ones."""
 
     n_shared_experts: PositiveInt = Field(
-        1, description="experts that process every latent, besides the chosen"
+        1, description="experts that process every latent, besides the chosen ones"
     )
     n_groups: PositiveInt = Field(1, description="groups that the routed experts are cut into")
     top_k_groups: PositiveInt = Field(1, description="groups that a latent's experts are chosen from")
@@ -29,12 +29,15 @@ class DeepseekV3Experts(MoeConfig):
 class YarnRopeScaling(Strict):
     """YaRN (arXiv 2309.00071) as in DeepSeek-V3: slower rotations for a longer context, and sharper attention."""
 
-    factor: PositiveFloat = Field(description="new context over the original one")
+    factor: PositiveFloat = Field(description="new context length divided by the original one")
     original_max_position_embeddings: PositiveInt = Field(4096, description="the original context")
     beta_fast: PositiveFloat = Field(
-        32.0, description="rotations that turn more often than this in the original context stay"
+        32.0,
+        description="rotations that turn more often than this in the original context are not slowed down",
     )
-    beta_slow: PositiveFloat = Field(1.0, description="those that turn less often slow down by the factor")
+    beta_slow: PositiveFloat = Field(
+        1.0, description="rotations that turn less often than this slow down by the factor"
+    )
     mscale: PositiveFloat = Field(
         1.0,
         description="attention is sharpened by (0.1 mscale ln(factor) + 1)^2; DeepSeek's mscale_all_dim too",
@@ -51,14 +54,14 @@ class DeepseekV3(ModelConfig):
     moe: DeepseekV3Experts
     norm_eps: PositiveFloat = 1e-6
     n_dense_layers: NonNegativeInt = Field(description="first layers, which have no experts")
-    q_lora_rank: PositiveInt | None = Field(None, description="width of the queries' latent; default none")
+    q_lora_rank: PositiveInt | None = Field(None, description="width of the queries' latent; default: none")
     kv_lora_rank: PositiveInt = Field(description="width of the latent of keys and values")
     qk_nope_head_dim: PositiveInt = Field(
         description="width of a head's query and key without rotary positions"
     )
     qk_rope_head_dim: PositiveInt = Field(description="width of a head's query and key with rotary positions")
     v_head_dim: PositiveInt = Field(description="width of a head's value")
-    rope_scaling: YarnRopeScaling | None = Field(None, description="YaRN; default none")
+    rope_scaling: YarnRopeScaling | None = Field(None, description="YaRN; default: none")
 
     @model_validator(mode="after")
     def _shape_is_consistent(self) -> DeepseekV3:

@@ -103,12 +103,12 @@ class ModelConfig(Strict):
 
     router_without_bias: ClassVar[BiaslessRouter | None] = None
 
-    family: Family | Literal["recipe"] = Field(description="file of tst_titan/models")
+    family: Family | Literal["recipe"] = Field(description="name of a file in tst_titan/models")
     dim: PositiveInt = Field(description="width of the residual stream")
     n_layers: PositiveInt
     n_heads: PositiveInt = Field(description="query heads")
     n_kv_heads: PositiveInt = Field(description="key and value heads; divides n_heads")
-    head_dim: PositiveInt | None = Field(None, description="width of one head; default dim / n_heads")
+    head_dim: PositiveInt | None = Field(None, description="width of one head; default: dim / n_heads")
     ffn_dim: PositiveInt | None = Field(None, description="hidden width of the dense feed-forward")
     moe: MoeConfig | None = Field(None, description="experts instead of the dense feed-forward")
     vocab_size: PositiveInt = Field(description="rows of the embedding; at least the tokenizer's size")

@@ -13,12 +13,14 @@ from tst_titan.models.family import GroupedQueryModel, TorchtitanParts
 class Llama3RopeScaling(Strict):
     """Slower rotations for a longer context (Llama 3.1, arXiv 2407.21783): only of the slow ones."""
 
-    factor: PositiveFloat = Field(description="by which the slowest rotations slow down")
+    factor: PositiveFloat = Field(description="how much the slowest rotations slow down")
     low_freq_factor: PositiveFloat = Field(
-        1.0, description="rotations of a wavelength above the original context over this slow down in full"
+        1.0,
+        description="rotations whose wavelength exceeds the original context divided by this slow down fully",
     )
     high_freq_factor: PositiveFloat = Field(
-        4.0, description="those of a wavelength below the original context over this not at all"
+        4.0,
+        description="rotations whose wavelength is below the original context divided by this do not slow down",
     )
     original_max_position_embeddings: PositiveInt = Field(8192, description="the original context")
 
@@ -38,9 +40,10 @@ class Llama3(GroupedQueryModel):
     family: Literal["llama3"] = Field(
         description="torchtitan.models.llama3 and transformers' LlamaForCausalLM or SmolLM3ForCausalLM"
     )
-    rope_scaling: Llama3RopeScaling | None = Field(None, description="as in Llama 3.1 and 3.2; default none")
+    rope_scaling: Llama3RopeScaling | None = Field(None, description="as in Llama 3.1 and 3.2; default: none")
     no_rope_layer_interval: PositiveInt | None = Field(
-        None, description="every so many layers one has no rotary positions, as in SmolLM3; default none"
+        None,
+        description="every n-th layer has no rotary positions, as in SmolLM3; default: all layers have them",
     )
 
     @model_validator(mode="after")

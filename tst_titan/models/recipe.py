@@ -21,9 +21,9 @@ class RecipeName(Strict):
     """Where a recipe stands: what torchtitan's command line takes as ``--module`` and ``--config``."""
 
     module: str = Field(
-        description="of torchtitan.models, or any module that can be imported", pattern=r"^\w+(\.\w+)*$"
+        description="a module of torchtitan.models, or any that can be imported", pattern=r"^\w+(\.\w+)*$"
     )
-    config: str = Field(description="function of its config_registry")
+    config: str = Field(description="name of a function in its config_registry")
 
 
 class RecipeCounts(Strict):
@@ -42,7 +42,7 @@ class Recipe(ModelConfig):
     A model file has the keys ``recipe`` and perhaps ``hugging_face_config``; the others are read off the recipe.
     """
 
-    family: Literal["recipe"] = Field("recipe", description="follows from the key recipe")
+    family: Literal["recipe"] = Field("recipe", description="set by the key recipe")
     recipe: RecipeName = Field(description="of torchtitan's")
     hugging_face_config: dict[str, Any] | None = Field(
         None,
