@@ -42,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
         if full is None:
             raise
         refusal = full
+        # From Python 3.13 on, torch's half-written files complain with a traceback when they are collected.
+        sys.unraisablehook = lambda unraisable: None
     print(refusal, file=sys.stderr)
     with suppress(OSError):
         write_atomically(folder.refused_file, str(refusal))
