@@ -268,6 +268,8 @@ def _read_curves(path: Path) -> pd.DataFrame:
     frame = pd.read_csv(
         path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values={"lr": "", "grad_norm": ""}
     )
+    if "measured_on" not in frame:  # written before stages measured held-out losses
+        frame["measured_on"] = TRAINING
     if lacking := [column for column in (*CURVE_HEAD, *_DRAWN) if column not in frame]:
         raise ValueError(f"column '{lacking[0]}' is missing; found: {', '.join(frame.columns)}")
     return frame
