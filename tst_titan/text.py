@@ -12,6 +12,8 @@ from tst_titan.errors import UserError
 
 GAP = "—"
 """Stands where there is no number."""
+WIDTH = 110
+"""Characters of a line in a terminal."""
 
 _LETTERS = ("", "k", "M", "B", "T", "P")
 _BYTES = (" B", " kB", " MB", " GB", " TB", " PB")

@@ -8,8 +8,9 @@ import pytest
 
 from tests.report import experiments
 from tst_titan.compare import read_results
-from tst_titan.compare.claims import Gap, judge
+from tst_titan.compare.claims import judge, shows
 from tst_titan.compare.kinds import kind_named
+from tst_titan.compare.numbers import Number
 from tst_titan.config.experiment import BagSpec, Claim, RunSpec
 
 
@@ -24,8 +25,8 @@ from tst_titan.config.experiment import BagSpec, Claim, RunSpec
     ],
 )
 def test_an_interval_shows_a_direction_or_leaves_it_open(low, high, lower, higher, not_higher):
-    gap = Gap(0.0, low, high, seeds=3)
-    assert [gap.shows(ends) for ends in ("lower", "higher", "not_higher")] == [lower, higher, not_higher]
+    gap = Number(0.0, "nats/token", low=low, high=high)
+    assert [shows(gap, ends) for ends in ("lower", "higher", "not_higher")] == [lower, higher, not_higher]
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ and table of the paper against what came out here. An experiment is kept as soon
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
@@ -30,7 +29,7 @@ from tst_titan.report.tables import run_text
 from tst_titan.report.text import evidence
 from tst_titan.run.plan import models_of, text_of
 from tst_titan.run.speed import Speed
-from tst_titan.tree.folder import stage_yaml
+from tst_titan.tree.folder import sha256_of, stage_yaml
 from tst_titan.tree.plan import Cost, Plan
 from tst_titan.tree.project import Project
 
@@ -94,7 +93,7 @@ def cheapest_first(plan: Plan) -> list[str]:
 def stages_made_from(project: Project, name: str) -> dict[str, str]:
     """Hash of the stage.yaml of every stage of an experiment, by path: what its results were made from."""
     stages = (stage for run in project.experiment(name).runs for stage in run.stages)
-    return {stage.path: hashlib.sha256(stage_yaml(stage.config).encode()).hexdigest() for stage in stages}
+    return {stage.path: sha256_of(stage_yaml(stage.config)) for stage in stages}
 
 
 def check_published(project: Project, folder: Path, redone: frozenset[str] = frozenset()) -> None:
@@ -217,11 +216,12 @@ def index_of(project: Project, folder: Path) -> str:
 
 def _rows(project: Project, name: str, folder: Path) -> Iterator[tuple[str, str, str]]:
     """What the paper says, what was measured, and the outcome, for every claim of an experiment."""
-    config, kind = project.experiment(name).config, kind_named(project.experiment(name).config.kind)
+    config = project.experiment(name).config
+    if (folder / name / STATISTICS).is_file():
+        same, text = verdict(read_mutual_information(folder / name / STATISTICS))
+        yield from ((claim.says, text, "reproduced" if same else "not reproduced") for claim in config.claims)
+        return
+    results, kind = read_results(folder / name), kind_named(config.kind)
     for claim in config.claims:
-        if (folder / name / STATISTICS).is_file():
-            same, text = verdict(read_mutual_information(folder / name / STATISTICS))
-            yield claim.says, text, "reproduced" if same else "not reproduced"
-            continue
-        outcome, text = judge(read_results(folder / name), kind, claim, config.runs)
+        outcome, text = judge(results, kind, claim, config.runs)
         yield claim.says, text, outcome

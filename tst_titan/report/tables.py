@@ -29,11 +29,10 @@ from tst_titan.report.text import (
     number_text,
     signed_text,
 )
-from tst_titan.text import GAP, text_table, value_text
+from tst_titan.text import GAP, WIDTH, text_table, value_text
 
 _BAG_SIZE = "bag_size"
 _REPEATS = {"unique_data_tokens": "data_tokens", "device_hours": "hours"}
-WIDTH = 110
 _WINNERS = {"run": "run ahead", "reference": "reference ahead"}
 _PAIR_HEADS = {
     "equal_flops": "Equal FLOPs", "equal_data": "Equal data", "equal_loss": "Equal loss: speed-up",

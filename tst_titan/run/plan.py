@@ -14,13 +14,12 @@ from tst_titan.config.load import parse, read_yaml
 from tst_titan.models.family import ParameterCounts
 from tst_titan.run.speed import Speed, processor_name
 from tst_titan.run.upgrade import recognise_format_1
-from tst_titan.text import amount, hours_alone, in_bytes, power_of_ten, text_table
+from tst_titan.text import WIDTH, amount, hours_alone, in_bytes, power_of_ten, text_table
 from tst_titan.tree.plan import BYTES_PER_PARAMETER, Cost, Plan, Share
 from tst_titan.tree.project import Project
 from tst_titan.tree.resolve import Catalog
 
 COLUMNS = ("", "runs", "stages", "done", "steps", "latents", "data tokens", "FLOPs")
-WIDTH = 110
 Hours = Callable[[Cost], tuple[str, ...]]
 
 
@@ -71,8 +70,7 @@ def models_of(plan: Plan) -> dict[str, ParameterCounts]:
     sizes = plan.project.scale().sizes
     found = {
         sizes[run.size].model: run.stages[0].config.model.count_parameters()  # type: ignore[index]
-        for experiment in plan.project.wanted()
-        for run in experiment.trained
+        for run in plan.project.trained()
     }
     return dict(sorted(found.items()))
 

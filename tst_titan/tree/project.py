@@ -121,6 +121,10 @@ class Project:
         """The experiments of this call."""
         return [self.experiment(name) for name in self.experiment_names]
 
+    def trained(self) -> list[Run]:
+        """Their runs, and those whose final models these start from."""
+        return [run for experiment in self.wanted() for run in experiment.trained]
+
     @cached_property
     def stages(self) -> dict[str, Stage]:
         """All stages of the wanted experiments by path, each once; where W&B is on, with the run's group."""
@@ -128,7 +132,7 @@ class Project:
         if self.config.wandb == "off":
             return stages
         runs_through: dict[str, set[str]] = {path: set() for path in stages}
-        for run in (run for experiment in self.wanted() for run in experiment.trained):
+        for run in self.trained():
             for stage in run.stages:
                 runs_through[stage.path].add(f"{run.recipe}/{run.lineage}")
         return {path: _with_group(stage, runs_through[path]) for path, stage in stages.items()}
@@ -170,12 +174,12 @@ class Project:
         for name, corpus in (corpora | self._corpora(self.corpus_names)).items():
             render_corpus(corpus, results / "data" / name, root=self.root)
         render(self.stages, results)
-        for run in {run.recipe: run for experiment in self.wanted() for run in experiment.trained}.values():
+        for run in {run.recipe: run for run in self.trained()}.values():
             self._render_recipe(results, run)
 
     def _render_starts(self, results: Path) -> None:
         found: dict[str, tuple[Start, ModelConfig]] = {}
-        for run in (run for experiment in self.wanted() for run in experiment.trained):
+        for run in self.trained():
             if run.start is None:
                 continue
             new = (run.start, run.stages[0].config.model)
@@ -238,7 +242,7 @@ class Project:
             UserError: a corpus's tokenizer has more entries than a model's vocabulary, or is trained here for a model
                 from elsewhere, or tasks are asked of a model that transformers cannot load.
         """
-        for run in (run for experiment in self.wanted() for run in experiment.trained):
+        for run in self.trained():
             corpus = run.stages[0].config.data.corpus
             if run.start is not None and run.start.run is None and corpora[corpus].tokenizer.kind == "train":
                 raise UserError(
