@@ -89,3 +89,9 @@ def test_columns_that_do_not_fit_go_below_with_the_first_one_again():
     assert [line.split() for line in first.splitlines()[2:]] == [["tst", "1,000"], ["baseline", "20"]]
     assert [line.split() for line in second.splitlines()[2:]] == [["tst", "2.5"], ["baseline", "3.25"]]
     assert max(map(len, wide.splitlines())) <= 24
+
+
+def test_a_row_without_a_word_in_the_columns_below_is_left_out_there():
+    wide = text_table(["run", "steps", "loss"], [["tst", "1,000", ""], ["baseline", "20", "3.25"]], width=24)
+    first, second = wide.split("\n\n")
+    assert "tst" in first and second.split() == ["run", "loss", "--------", "------", "baseline", "3.25"]

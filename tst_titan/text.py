@@ -109,7 +109,7 @@ def text_table(
     """A table for a terminal: the first ``words`` columns to the left, numbers to the right, a rule below the heads.
 
     Spaces at the start of a cell indent it. Columns beyond ``width`` characters go into a further table below, which
-    begins with the same ``words`` columns.
+    begins with the same ``words`` columns and leaves out rows that say nothing in the others.
     """
     lines = [list(row) for row in rows]
     sizes = [max(map(len, column)) + 4 for column in zip(heads, *lines, strict=True)]
@@ -119,10 +119,13 @@ def text_table(
         if width is not None and len(blocks[-1]) > words and used + sizes[column] > width:
             blocks.append(list(range(words)))
         blocks[-1].append(column)
-    return "\n\n".join(
-        _one_table([heads[i] for i in block], [[line[i] for i in block] for line in lines], words)
-        for block in blocks
-    )
+    tables = []
+    for block in blocks:
+        told = [line for line in lines if block is blocks[0] or any(line[i] for i in block[words:])]
+        tables.append(
+            _one_table([heads[i] for i in block], [[line[i] for i in block] for line in told], words)
+        )
+    return "\n\n".join(tables)
 
 
 def _one_table(heads: Sequence[str], lines: Sequence[Sequence[str]], words: int) -> str:
