@@ -182,12 +182,13 @@ class GroupSpec(Axes):
     name: str | None = Field(None, description="name in figures and tables; default: size-length")
     size: Size
     length: str = "short"
+    times: PositiveFloat = Field(1.0, description="factor on that step count")
     baselines: tuple[str, ...] = Field((), description="more lengths at which the baseline is run")
 
     @property
     def title(self) -> str:
         """How figures and tables name it."""
-        return self.name or f"{self.size}-{self.length}"
+        return self.name or f"{self.size}-{self.length}" + (f" x {self.times:g}" if self.times != 1 else "")
 
 
 class GridSpec(Axes):

@@ -65,7 +65,8 @@ def _group_runs(group: GroupSpec, grid: GridSpec, limits: GridLimits) -> Iterato
     common = {"size": group.size, "group": group.title}
     for values in itertools.product(*(axis(name) for name in _OF_RUNS)):
         given = {name: value for name, value in zip(_OF_RUNS, values, strict=True) if value is not None}
-        for length in (group.length, *group.baselines):
+        yield RunSpec(**common, length=group.length, times=group.times, **given)
+        for length in group.baselines:
             yield RunSpec(**common, length=length, **given)
         for weights, sides, bag_size, fraction in itertools.product(
             *(axis(name) for name in (*_OF_BAGS, "bag_size", "bag_fraction"))
@@ -74,7 +75,7 @@ def _group_runs(group: GroupSpec, grid: GridSpec, limits: GridLimits) -> Iterato
                 continue
             options = {"weights": weights or "uniform", "sides": sides or "full"}
             bag = BagSpec(bag_size=bag_size, bag_fraction=fraction, **options)
-            yield RunSpec(**common, length=group.length, bags=(bag,), **given)
+            yield RunSpec(**common, length=group.length, times=group.times, bags=(bag,), **given)
 
 
 def _prefix(group: GroupSpec, run: RunSpec, several_groups: bool) -> list[str]:
@@ -82,7 +83,7 @@ def _prefix(group: GroupSpec, run: RunSpec, several_groups: bool) -> list[str]:
     if not several_groups:
         return []
     if group.name is None:
-        return [group.size, run.length]
+        return [group.size, run.length] + ([f"x{run.times:g}"] if run.times != 1 else [])
     other = [run.length] if run.length != group.length else []
     return [re.sub(r"[^A-Za-z0-9]+", "_", group.name), *other]
 
