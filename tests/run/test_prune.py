@@ -144,6 +144,16 @@ def test_checkpoints_of_earlier_configs_go_only_when_asked(finished):
     assert not (folder.path / "checkpoint/earlierconfi").exists()
 
 
+@pytest.mark.parametrize("path", ["checkpoint/{identity}/step-8", "checkpoint/{identity}/step-4"])
+def test_a_checkpoint_that_runs_start_from_stays(finished, path):
+    trunk = finished.stage("token-8")
+    source = trunk.path / path.format(identity=trunk.manifest()["identity"][:12])
+    config = finished.results / "start/mine/config.yaml"
+    config.parent.mkdir(parents=True)
+    config.write_text(yaml.safe_dump({"path": str(source), "trust": False}))
+    assert left(finished, "final", other_configs=True)["token-8"] == [int(path[-1])]
+
+
 def test_a_stage_that_is_being_trained_is_left_alone(finished):
     with (finished.results / "train/test/bag2-4/.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -137,6 +137,14 @@ class Pruning:
         return found
 
     @cached_property
+    def starts(self) -> Mapping[Path, str]:
+        """Checkpoints that runs begin with (`start_from`), with the name of the start."""
+        found = {}
+        for config in sorted(self.results.glob("start/*/config.yaml")):
+            found[(self.results / read_yaml(config)["path"]).resolve()] = config.parent.name
+        return found
+
+    @cached_property
     def checkpoints(self) -> tuple[Found, ...]:
         """Every checkpoint below the results, whole, half-written or set aside as damaged."""
         return tuple(
@@ -149,6 +157,8 @@ class Pruning:
         """Why a checkpoint stays, None if nothing needs it."""
         if writer_of(folder) is not None:
             return "the stage is being trained"
+        if checkpoint in self.starts:
+            return f"runs start from it (start/{self.starts[checkpoint]})"
         if folder.path not in self.finished:
             return "the stage is not finished"
         manifest = folder.manifest()
