@@ -3,6 +3,9 @@
 One process holds a token trainer and bag trainers and runs them in turn: a bag step reads s times the data of a
 token step and must cost little more. The other bars are the paper's loop of s cross-entropies, a loop in plain PyTorch
 of the same model, batch and optimizer, and the stock recipe against the token phase of the superposed one.
+
+``--scale gpu --size small`` takes model, batch and runtime of a scale instead: both phases, on a GPU compiled and not,
+with MFU and peak memory.
 """
 
 from __future__ import annotations
@@ -10,21 +13,27 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tests.corpus import write_corpus
-from tst_titan.config.load import dump, load
+from tst_titan.config.load import dump
 from tst_titan.config.schema import ModelConfig, RuntimeConfig, StageConfig
+from tst_titan.errors import EXIT_USER_ERROR, UserError
 from tst_titan.files import write_if_changed
+from tst_titan.run.speed import processor_name
+from tst_titan.text import text_table
 from tst_titan.titan import cpu
 from tst_titan.tree.checkpoint import damage, write_list
 from tst_titan.tree.folder import StageFolder, stage_yaml
+from tst_titan.tree.resolve import Catalog
 
 DEVICE_TYPE = cpu.prepare()
 
@@ -38,8 +47,28 @@ from tst_titan.titan.superposition import BagLoss, Superposition, superpose  # n
 from tst_titan.titan.train import one_process_defaults  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a step computes: a model of configs/models, sequences of so many latents, and how it runs."""
+
+    model: str
+    length: int
+    sequences: int
+    runtime: RuntimeConfig
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model."""
+        return Catalog(ROOT / "configs").model(self.model)
+
+    def __str__(self) -> str:
+        return f"{self.model}, {self.sequences} x {self.length} latents"
+
+
 # The demo's shape: configs/scales/cpu.yaml.
-MODEL, LENGTH, SEQUENCES, VOCABULARY = "cpu-dense", 128, 32, 1024
+DEMO = Shape("cpu-dense", 128, 32, RuntimeConfig(cpu_threads=1))
 
 
 class LoopLoss(BagLoss):
@@ -61,8 +90,10 @@ class LoopLoss(BagLoss):
         return loss / self.bag_size / labels[..., 0].numel(), {}
 
 
-def stage_folder(results: Path, name: str, bag_size: int, steps: int = 10_000) -> StageFolder:
-    """A root stage of the demo's shape, written as the workflow writes it."""
+def stage_folder(
+    results: Path, name: str, bag_size: int, steps: int = 10_000, shape: Shape = DEMO
+) -> StageFolder:
+    """A root stage, written as the workflow writes it."""
     folder = results / "train" / "bench" / f"{name}-{steps}"
     stage = StageConfig.model_validate(
         {
@@ -71,11 +102,11 @@ def stage_folder(results: Path, name: str, bag_size: int, steps: int = 10_000) -
             "end_step": steps,
             "seed": 0,
             "precision": "float32" if DEVICE_TYPE == "cpu" else "bfloat16",
-            "model": load(ModelConfig, ROOT / "configs" / "models" / f"{MODEL}.yaml"),
+            "model": shape.config,
             "data": {
                 "corpus": "bench",
-                "sequence_length": LENGTH,
-                "batch_sequences": SEQUENCES,
+                "sequence_length": shape.length,
+                "batch_sequences": shape.sequences,
                 "allow_repeat": True,
             },
             "superposition": {"bag_size": bag_size} if bag_size > 1 else None,
@@ -84,7 +115,7 @@ def stage_folder(results: Path, name: str, bag_size: int, steps: int = 10_000) -
         }
     )
     write_if_changed(folder / "stage.yaml", stage_yaml(stage))
-    write_if_changed(folder / "runtime.yaml", dump(RuntimeConfig(log_every=10**6, cpu_threads=1)))
+    write_if_changed(folder / "runtime.yaml", dump(shape.runtime.model_copy(update={"log_every": 10**6})))
     return StageFolder.at(folder)
 
 
@@ -123,19 +154,87 @@ def stage_overhead(results: Path) -> dict[str, float]:
     return {"wall_s": wall, "outside_steps_s": wall - folder.manifest()["stage_seconds"]}
 
 
+def phases_of(scale_name: str, size_name: str, rounds: int, out: Path) -> int:
+    """Both phases of a size of a scale in one process: time by the token step's, MFU and peak memory.
+
+    Raises:
+        UserError: the scale has no such size.
+    """
+    scale = Catalog(ROOT / "configs").scale(scale_name)
+    sizes = dict(scale.sizes)
+    if size_name not in sizes:
+        raise UserError(f"--size {size_name}: not in scale {scale_name}; valid are {', '.join(sizes)}")
+    size = sizes[size_name]
+    alone = {"nodes": 1, "processes_per_node": 1, "parallel": RuntimeConfig().parallel}
+    runtime = (size.runtime or scale.runtime).model_copy(update=alone)
+    device, bag_size = torch.device(DEVICE_TYPE), size.tst.bag_size
+    if device.type == "cpu":
+        torch.set_num_threads(runtime.cpu_threads or torch.get_num_threads())
+    one_process_defaults()
+    actions: dict[str, Action] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        results = Path(temporary)
+        model = Catalog(ROOT / "configs").model(size.model)
+        tokens = 4 * bag_size * size.batch_sequences * size.sequence_length
+        write_corpus(results / "data" / "bench", tokens=tokens, vocab_size=model.vocab_size)
+        for compiled in (False, True) if device.type == "cuda" else (False,):
+            how = runtime.model_copy(update={"compile": compiled})
+            shape = Shape(size.model, size.sequence_length, size.batch_sequences, how)
+            for name, bag in (("token", 1), (f"bag{bag_size}", bag_size)):
+                full = name + (", compiled" if compiled else "")
+                actions[full] = one_step(stage_folder(results, full.replace(", ", "-"), bag, shape=shape))
+        seconds = interleave(actions, rounds, device)
+        peaks = {name: float(peak_extra_bytes(action, device)) for name, action in actions.items()}
+        job = Job(stage_folder(results, "token", 1, shape=shape), "0" * 64, None, device_name(device))
+        flops = job.flops_per_latent * size.batch_sequences * size.sequence_length
+        peak = job.peak_flops()
+    rows = []
+    for name, times in seconds.items():
+        middle = statistics.median(times)
+        mfu = "unknown" if peak is None else f"{flops / middle / peak:.1%}"
+        by_token = statistics.median(a / b for a, b in zip(times, seconds["token"], strict=True))
+        rows.append([name, f"{by_token:.3f}", mfu, f"{peaks[name] / 2**30:.2f}"])
+    print(f"{scale_name}-{size_name}: {shape} on {device_name(device)}, {rounds} rounds")
+    print(text_table(["step", "time / token step", "MFU", "peak beyond weights, GiB"], rows))
+    common: dict[str, Any] = {
+        "group": "phases",
+        "shape": str(shape),
+        "device": device,
+        "pages": "as they are",
+    }
+    ratios = [
+        ratio(times, seconds["token"], name=f"{name} / token", **common) for name, times in seconds.items()
+    ]
+    write(out.with_stem(f"{out.stem}-{scale_name}-{size_name}"), device, ratios, {"phases": seconds})
+    return 0
+
+
+def device_name(device: torch.device) -> str:
+    """The device, for people and for the table of peaks."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+
+
 def main() -> int:
     """Measure, print the ratios and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench" / "stages.json")
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--scale", help="measure a size of this scale instead of the demo's model")
+    parser.add_argument("--size", default="small")
     parsed = parser.parse_args()
+    if parsed.scale is not None:
+        try:
+            return phases_of(parsed.scale, parsed.size, parsed.rounds, parsed.out)
+        except UserError as error:
+            print(error, file=sys.stderr)
+            return EXIT_USER_ERROR
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     torch.set_num_threads(1)
     set_pages("kept")
     device = torch.device(DEVICE_TYPE)
     with tempfile.TemporaryDirectory() as temporary:
         results = Path(temporary)
-        write_corpus(results / "data" / "bench", tokens=400_000, vocab_size=VOCABULARY)
+        write_corpus(results / "data" / "bench", tokens=400_000, vocab_size=DEMO.config.vocab_size)
         one_process_defaults()
         overhead = stage_overhead(results)
         actions = {"token": one_step(stage_folder(results, "token", 1))}
@@ -143,9 +242,8 @@ def main() -> int:
             actions[f"bag{size}"] = one_step(stage_folder(results, f"bag{size}", size))
         actions["loop8"] = one_step(stage_folder(results, "loop8", 8), LoopLoss)
         actions["superposed"] = one_step(stage_folder(results, "superposed", 1), superposed=True)
-        shape_of_model = load(ModelConfig, ROOT / "configs" / "models" / f"{MODEL}.yaml")
         for size in (1, 4):
-            actions[f"plain{size}"] = plain_step(shape_of_model, SEQUENCES, LENGTH, size)
+            actions[f"plain{size}"] = plain_step(DEMO.config, DEMO.sequences, DEMO.length, size)
         seconds = interleave(actions, parsed.rounds, device)
         (checkpoint,) = (results / "train/bench/overhead-20").glob("checkpoint/*/step-20")
         sums: dict[str, Action] = {
@@ -154,8 +252,7 @@ def main() -> int:
         }
         checksums = interleave(sums, parsed.rounds, device)
         peaks = {name: float(peak_extra_bytes(action, device)) for name, action in actions.items()}
-    shape = f"{MODEL}, {SEQUENCES} x {LENGTH} latents"
-    common: dict[str, Any] = {"group": "whole step", "shape": shape, "device": device, "pages": "kept"}
+    common: dict[str, Any] = {"group": "whole step", "shape": str(DEMO), "device": device, "pages": "kept"}
     targets = {
         ("bag2", "token"): None, ("bag4", "token"): None, ("bag8", "token"): "<= 1.05", ("bag16", "token"): "<= 1.08",
         ("loop8", "token"): None, ("superposed", "token"): None,

@@ -179,7 +179,7 @@ class Job:
             flops_before=parent["flops"],
             flops_per_latent=self.flops_per_latent,
             expected_first_loss=self._expected_first_loss(),
-            peak_flops=self._peak_flops(),
+            peak_flops=self.peak_flops(),
         )
 
     def _heldout(self) -> Validator.Config:
@@ -217,7 +217,8 @@ class Job:
         loss = LOSSES[sup.loss]
         return loss.initial(self.stage.model.vocab_size, sup.bag_size) if loss.is_cross_entropy else None
 
-    def _peak_flops(self) -> float | None:
+    def peak_flops(self) -> float | None:
+        """FLOP/s of all devices at their peak; None where it is not known."""
         if self.runtime.peak_tflops is not None:
             return self.runtime.peak_tflops * 1e12 * self.runtime.world_size
         if not cpu.has_accelerator():
