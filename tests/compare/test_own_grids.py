@@ -13,9 +13,9 @@ from fake_runs import law, wsd
 from tests.made_stages import Shape, write_measurements, write_run
 from tst_titan import cli
 
-SHAPE = Shape(parameters=1_000_000)
+SHAPE = Shape(parameters=10_000_000)
 STEPS = 2000
-ASK = ["recommend", "--model", "1M", "--latents", str(STEPS * SHAPE.latents_per_step), "--json"]
+ASK = ["recommend", "--model", "10M", "--latents", str(STEPS * SHAPE.latents_per_step), "--json"]
 
 
 def write_grid(

@@ -12,15 +12,18 @@ from tst_titan import paper
 from tst_titan.errors import UserError
 from tst_titan.paper.fit import (
     CELL_NOISE,
+    NEAR,
     Correction,
     GainModel,
-    HeldOut,
     correct,
     fit,
     fit_baseline,
+    fit_recovery,
     held_out,
+    held_out_recovery,
+    interval_factor,
 )
-from tst_titan.paper.observations import published_baselines, published_observations
+from tst_titan.paper.observations import measured_observations, published_baselines, published_observations
 from tst_titan.text import amount, parse_amount
 
 BAG_SIZES = np.arange(2, 17)
@@ -77,6 +80,7 @@ class Recommendation:
         device_hours: None where no throughput is known; ``hours_from`` says where it comes from or why not.
         extrapolates: reasons why the answer lies outside what was measured; empty if it does not.
         published_best: the paper's best cell for exactly this model and length.
+        pays: budgets in latents from which on, and up to which, bags pay for this model and this data.
     """
 
     target: Target
@@ -89,6 +93,63 @@ class Recommendation:
     hours_from: str
     extrapolates: list[str]
     published_best: str | None
+    pays: Pays
+
+
+@dataclass(frozen=True)
+class Pays:
+    """Budgets in latents between which the best setting gains.
+
+    Attributes:
+        shortest: nothing as short was measured below this, in latents a parameter or in steps.
+        expected: from here on it is expected to.
+        surely: from here on the interval of its gain excludes none; None if that is so at no budget.
+        until: from here on the data do not suffice for any setting; None without a limit.
+    """
+
+    shortest: float
+    expected: float | None
+    surely: float | None
+    until: float | None
+
+
+@dataclass(frozen=True)
+class Law:
+    """The regression, what own results say about it, and how far it may be off.
+
+    Attributes:
+        factor: gains without the recovery lie within predicted / factor to predicted * factor.
+        recovery_factor: the same of the recovery.
+    """
+
+    model: GainModel
+    correction: Correction
+    factor: float
+    recovery_factor: float
+
+    @classmethod
+    def fitted(cls, own: pd.DataFrame, confidence: float) -> Law:
+        """To the published gains and the measured short runs, with intervals from the errors on held-out groups."""
+        published, measured = published_observations(), measured_observations()
+        model = fit(published, fit_recovery(published, measured))
+        errors = held_out(published, published_baselines())
+        of_recovery = held_out_recovery(published, measured)["log_error"].dropna().to_numpy(float)
+        return cls(
+            model,
+            correct(model, published, own),
+            errors.factor(confidence),
+            interval_factor(of_recovery, confidence),
+        )
+
+    def gains(
+        self, parameters: float, latents: float, s: np.ndarray, r: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Expected gain, and the ends of its interval, nats/token."""
+        full = self.model.recovered(parameters, latents, s, r) * self.correction.factor(parameters, latents)
+        lacking = self.model.recovery.loss(parameters, (1 - r) * latents, s)
+        ends = np.sort([full / self.factor, full * self.factor], axis=0)
+        spread = self.recovery_factor
+        return full - lacking, ends[0] - lacking * spread, ends[1] - lacking / spread
 
 
 def make_target(model: str, latents: float, latents_per_step: int | None = None) -> Target:
@@ -134,10 +195,8 @@ def recommend(
         UserError: fewer data tokens than the smallest setting reads.
     """
     observations, baselines = published_observations(), published_baselines()
-    model, errors = fit(observations), held_out(observations, baselines)
-    own = observations[:0] if own is None else own
-    correction = correct(model, observations, own)
-    settings = _settings(target, model, correction, errors, confidence)
+    law = Law.fitted(observations[:0] if own is None else own, confidence)
+    settings = _settings(target, law)
     if max_data_tokens is not None:
         affordable = [item for item in settings if item.data_tokens <= max_data_tokens]
         if not affordable:
@@ -151,19 +210,22 @@ def recommend(
     best = max(settings, key=lambda item: item.gain)
     close = [item for item in settings if item.gain >= best.gain - CELL_NOISE]
     hours, source = _hours(target, latents_per_second, mfu, peak_tflops)
-    dense = not (target.is_published and target.name == "10B-A1B")
+    extrapolates = extrapolations(target, observations, law.correction)
+    # The paper's baselines say nothing about another kind of model, or one a thousand times smaller.
+    like_theirs = not extrapolates and not _is_measured(target)
     baseline = fit_baseline(baselines)
     return Recommendation(
         target=target,
         best=best,
         frugal=min(close, key=lambda item: item.data_tokens),
         confidence=confidence,
-        baseline_loss=baseline.loss(target.parameters, target.latents) if dense else None,
-        baseline_error=baseline.held_out_rmse if dense else None,
+        baseline_loss=baseline.loss(target.parameters, target.latents) if like_theirs else None,
+        baseline_error=baseline.held_out_rmse if like_theirs else None,
         device_hours=hours,
         hours_from=source,
-        extrapolates=extrapolations(target, observations, correction),
+        extrapolates=extrapolates,
         published_best=_published_best(target),
+        pays=_pays(target, law, max_data_tokens),
     )
 
 
@@ -177,7 +239,7 @@ def extrapolations(target: Target, observations: pd.DataFrame, correction: Corre
         return [
             "near this size and length bags lost in your own runs, which the law cannot hold: expect no gain"
         ]
-    if correction.is_near(*place):
+    if correction.is_near(*place) or _is_measured(target):
         return []
     reasons = []
     groups = observations.groupby("group")[["parameters", "latents"]].first()
@@ -189,7 +251,7 @@ def extrapolations(target: Target, observations: pd.DataFrame, correction: Corre
         low, high = float(groups[column].min()), float(groups[column].max())
         if not low * 0.99 <= value <= high * 1.01:
             reasons.append(
-                f"{amount(value)} {column} lie outside the measured {amount(low)} to {amount(high)}"
+                f"{amount(value)} {column} lie outside the paper's {amount(low)} to {amount(high)}"
             )
     if not reasons and not _in_hull(np.log(groups.to_numpy(float)), target):
         reasons.append(
@@ -201,6 +263,13 @@ def extrapolations(target: Target, observations: pd.DataFrame, correction: Corre
     if target.parameters > 1.01 * largest:
         reasons.append(f"above {amount(largest)} parameters the shape over s and r rests on single runs")
     return reasons
+
+
+def _is_measured(target: Target) -> bool:
+    """Whether a measured short run is within ``NEAR``."""
+    places = measured_observations().groupby("group")[["parameters", "latents"]].first().to_numpy(float)
+    away = np.linalg.norm(np.log(places) - np.log([target.parameters, target.latents]), axis=1)
+    return bool((away <= NEAR).any())
 
 
 def _in_hull(points: np.ndarray, target: Target) -> bool:
@@ -221,20 +290,47 @@ def _in_hull(points: np.ndarray, target: Target) -> bool:
     return bool(found.fun <= 0.01)
 
 
-def _settings(
-    target: Target, model: GainModel, correction: Correction, errors: HeldOut, confidence: float
-) -> list[Setting]:
+def _grid() -> tuple[np.ndarray, np.ndarray]:
+    """Every offered bag size and bag fraction."""
+    sizes, fractions = np.meshgrid(BAG_SIZES, BAG_FRACTIONS, indexing="ij")
+    return sizes.ravel(), fractions.ravel()
+
+
+def _settings(target: Target, law: Law) -> list[Setting]:
     """Every offered setting."""
-    s, r = (axis.ravel() for axis in np.meshgrid(BAG_SIZES, BAG_FRACTIONS, indexing="ij"))
-    gains = model.gain(target.parameters, target.latents, s, r)
-    gains = gains * correction.factor(target.parameters, target.latents)
-    factor = errors.factor(confidence)
-    made = []
-    for bag_size, fraction, gain in zip(s, r, gains, strict=True):
-        ends = sorted((gain / factor, gain * factor))
-        tokens = target.latents * (1 + fraction * (bag_size - 1))
-        made.append(Setting(int(bag_size), float(fraction), float(gain), ends[0], ends[1], float(tokens)))
-    return made
+    s, r = _grid()
+    tokens = target.latents * (1 + r * (s - 1))
+    columns = (s, r, *law.gains(target.parameters, target.latents, s, r), tokens)
+    return [Setting(int(size), *map(float, rest)) for size, *rest in zip(*columns, strict=True)]
+
+
+def _pays(target: Target, law: Law, max_data_tokens: float | None) -> Pays:
+    """Budgets for the target's model, from the shortest runs that were measured to a thousand times the target's."""
+    s, r = _grid()
+    limit = np.inf if max_data_tokens is None else max_data_tokens
+    measured = measured_observations()
+    per_parameter = float((measured["latents"] / measured["parameters"]).min())
+    shortest = max(
+        per_parameter * target.parameters, int(measured["total_steps"].min()) * target.latents_per_step
+    )
+    budgets = np.geomspace(shortest, max(1000 * target.latents, 2 * shortest), 600)
+    best = []
+    for latents in budgets:
+        possible = latents * (1 + r * (s - 1)) <= limit
+        gains = law.gains(target.parameters, latents, s[possible], r[possible])
+        best.append([part.max() for part in gains[:2]] if possible.any() else [np.nan, np.nan])
+    expected, low = np.array(best).T
+
+    def first(values: np.ndarray) -> float | None:
+        """From where on they stay positive."""
+        known = ~np.isnan(values)
+        losing = np.flatnonzero(known & ~(values > 0))
+        start = 0 if not len(losing) else int(losing[-1]) + 1
+        return float(budgets[start]) if start < known.sum() else None
+
+    least = 1 + float(BAG_FRACTIONS[0]) * (int(BAG_SIZES[0]) - 1)
+    until = None if max_data_tokens is None else max_data_tokens / least
+    return Pays(float(shortest), first(expected), first(low), until)
 
 
 def _hours(

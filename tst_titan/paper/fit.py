@@ -1,13 +1,16 @@
 """How the gain over the baseline depends on bag size, bag fraction, model size and length: a small regression.
 
-    gain(s, r, N, D) = A(D / N) * shape(s, r)
+    gain(s, r, N, D) = A(D / N) * shape(s, r) - recovery(s, N, (1 - r) D)
     shape(s, r)      = c0 + c1 log s + c2 (log s)^2 + c3 log r + c4 r + c5 / (1 - r) + c6 log s / (1 - r)
     log A(D / N)     = a - gamma log(D / N)
+    recovery(s, N, T) = level (log s)^bags exp(-T / (reach sqrt N))
 
-N are the parameters that process a latent, D the latents of the run, and shape is scaled to 1 at s = 6,
-r = 0.3, so A is the gain there in nats/token. The terms in log s say what a longer bag brings, log r and r
-how the gain saturates with the bag phase, the terms with 1 / (1 - r) what a short token phase costs, which
-grows with the bag size. Both parts are least squares; they alternate until they agree.
+N are the parameters that process a latent, D the latents of the run, T those of its token phase, and shape is scaled
+to 1 at s = 6, r = 0.3, so A is the gain there in nats/token. The terms in log s say what a longer bag brings, log r
+and r how the gain saturates with the bag phase, the terms with 1 / (1 - r) what a short token phase costs, which
+grows with the bag size. Both parts are least squares; they alternate until they agree. The recovery is what a token
+phase of few latents has not made good of the switch: nothing in the paper's runs, most in the short runs of the
+experiment `map`, to which it is fitted.
 docs/recommend.md gives the coefficients, the errors on held-out models and lengths, and what was tried.
 """
 
@@ -18,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy import stats
+from scipy.optimize import least_squares
 
 FEATURES = ("1", "log s", "(log s)^2", "log r", "r", "1/(1-r)", "log s/(1-r)")
 REFERENCE = (6.0, 0.3)
@@ -26,6 +30,9 @@ REFERENCE = (6.0, 0.3)
 CELL_NOISE = 0.002
 """Scatter of a published cell in nats/token (docs/recommend.md); gains that close are the same."""
 
+LAW_NOISE = 0.01
+"""How far the law is off in nats/token where it is good (docs/recommend.md): a measured cell is not held closer."""
+
 NEAR = float(np.log(3))
 """How far own groups correct the law around themselves: a factor of three in parameters or latents."""
 
@@ -33,8 +40,38 @@ UNKNOWN = float(np.log(2))
 """How far the law may be off where nothing was published, as a standard deviation of the log gain."""
 
 _ROUNDS = 100
+# Of log level, bags and log reach: a tenth of a nat, in proportion to log s, gone after some thousand latents.
+_START, _BOUNDS = (-2.0, 1.0, 8.0), ((-8.0, 0.0, 3.0), (3.0, 4.0, 14.0))
 _FEWEST_CELLS = 20
 _NEAR_OPTIMUM = 0.5
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What the token phase has not yet made good of the switch when it ends.
+
+    Attributes:
+        level: nats/token at s = e, right after the switch.
+        bags: exponent of log s.
+        reach: latents per square root of the parameters after which 1 / e of it is left.
+    """
+
+    level: float = 0.0
+    bags: float = 0.0
+    reach: float = 1.0
+
+    def loss(
+        self, parameters: np.ndarray | float, token_latents: np.ndarray | float, s: np.ndarray | float
+    ) -> np.ndarray:
+        """Nats/token; arguments broadcast against each other."""
+        passed = np.asarray(token_latents, dtype=float) / (self.reach * np.sqrt(parameters))
+        return self.level * np.log(np.asarray(s, dtype=float)) ** self.bags * np.exp(-passed)
+
+    def of(self, observations: pd.DataFrame) -> np.ndarray:
+        """The same for observations."""
+        latents = (1 - observations["bag_fraction"]) * observations["latents"]
+        columns = (observations["parameters"], latents, observations["bag_size"])
+        return self.loss(*(column.to_numpy(float) for column in columns))
 
 
 @dataclass(frozen=True)
@@ -46,12 +83,14 @@ class GainModel:
         log_amplitude: a, the log of the gain at s = 6, r = 0.3 and one latent per parameter.
         gamma: exponent of latents per parameter.
         amplitudes: each group's own gain at s = 6, r = 0.3, as fitted to its cells.
+        recovery: what comes off; none by default.
     """
 
     coefficients: np.ndarray
     log_amplitude: float
     gamma: float
     amplitudes: dict[str, float]
+    recovery: Recovery = Recovery()
 
     def amplitude(self, latents_per_parameter: np.ndarray | float) -> np.ndarray:
         """A(D / N): gain at s = 6, r = 0.3 in nats/token."""
@@ -63,6 +102,13 @@ class GainModel:
         self, parameters: np.ndarray | float, latents: np.ndarray | float, s: np.ndarray, r: np.ndarray
     ) -> np.ndarray:
         """Gain in nats/token; arguments broadcast against each other."""
+        tokens = (1 - np.asarray(r, dtype=float)) * latents
+        return self.recovered(parameters, latents, s, r) - self.recovery.loss(parameters, tokens, s)
+
+    def recovered(
+        self, parameters: np.ndarray | float, latents: np.ndarray | float, s: np.ndarray, r: np.ndarray
+    ) -> np.ndarray:
+        """The gain of a run that has made the switch good: A(D / N) shape(s, r)."""
         scale = np.asarray(latents, dtype=float) / np.asarray(parameters, dtype=float)
         return self.amplitude(scale) * (features(s, r) @ self.coefficients)
 
@@ -81,8 +127,8 @@ def features(s: np.ndarray | float, r: np.ndarray | float) -> np.ndarray:
     )
 
 
-def fit(observations: pd.DataFrame) -> GainModel:
-    """Fit shape and amplitude to gains.
+def fit(observations: pd.DataFrame, recovery: Recovery | None = None) -> GainModel:
+    """Fit shape and amplitude to gains, with a given recovery.
 
     Alternates: the shape by least squares on all cells, each group's amplitude by least squares on its own
     cells; then the amplitudes' power law in latents per parameter, every group counting once.
@@ -90,7 +136,8 @@ def fit(observations: pd.DataFrame) -> GainModel:
     Args:
         observations: columns as ``tst_titan.paper.observations.COLUMNS``; at least two groups.
     """
-    gains = observations["gain"].to_numpy(float)
+    recovery = recovery or Recovery()
+    gains = observations["gain"].to_numpy(float) + recovery.of(observations)
     design = features(observations["bag_size"].to_numpy(float), observations["bag_fraction"].to_numpy(float))
     names, index = np.unique(observations["group"].to_numpy(str), return_inverse=True)
     amplitude = np.array([max(gains[index == i].mean(), 1e-3) for i in range(len(names))])
@@ -113,7 +160,54 @@ def fit(observations: pd.DataFrame) -> GainModel:
     ]
     slope, intercept = np.polyfit(np.log(scale), np.log(np.maximum(amplitude, 1e-6)), 1)
     own = {str(name): float(value) for name, value in zip(names, amplitude, strict=True)}
-    return GainModel(coefficients, float(intercept), -float(slope), own)
+    return GainModel(coefficients, float(intercept), -float(slope), own, recovery)
+
+
+def fit_recovery(published: pd.DataFrame, measured: pd.DataFrame) -> Recovery:
+    """Fit the recovery to runs that are too short for it, beside the law of the published gains.
+
+    Least squares of the measured gains, every group counting once and every cell by its noise; for each candidate the
+    law is fitted to the published gains anew.
+
+    Args:
+        measured: columns as ``tst_titan.paper.observations.COLUMNS``; at least two groups.
+    """
+    noise = np.hypot(measured["stderr"].to_numpy(float), LAW_NOISE)
+    size = measured.groupby("group")["gain"].transform("size").to_numpy(float)
+
+    def candidate(values: np.ndarray) -> Recovery:
+        return Recovery(float(np.exp(values[0])), float(values[1]), float(np.exp(values[2])))
+
+    def misses(values: np.ndarray) -> np.ndarray:
+        found = fit(published, candidate(values)).predict(measured)
+        return (found - measured["gain"].to_numpy(float)) / noise / np.sqrt(size)
+
+    return candidate(least_squares(misses, _START, bounds=_BOUNDS).x)
+
+
+def held_out_recovery(published: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
+    """Leave out one measured group after the other and predict it from the published gains and the others.
+
+    Returns:
+        One row a group: cells; rmse_model and rmse_without (the law without recovery), nats/token; log_error, the mean
+        log of predicted over measured recovery, where both are above the noise.
+    """
+    rows = []
+    for name in dict.fromkeys(measured["group"]):
+        rest, cells = measured[measured["group"] != name], measured[measured["group"] == name]
+        model = fit(published, fit_recovery(published, rest))
+        gains, predicted = cells["gain"].to_numpy(float), model.predict(cells)
+        lacking = model.recovery.of(cells)
+        needed = predicted + lacking - gains
+        clear = (lacking > LAW_NOISE) & (needed > LAW_NOISE)
+        rows.append({
+            "group": name,
+            "cells": len(cells),
+            "rmse_model": _rms(predicted - gains),
+            "rmse_without": _rms(fit(published).predict(cells) - gains),
+            "log_error": float(np.mean(np.log(lacking[clear] / needed[clear]))) if clear.any() else np.nan,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 @dataclass(frozen=True)
@@ -135,12 +229,17 @@ class HeldOut:
     groups: int
 
     def factor(self, confidence: float) -> float:
-        """Gains lie within predicted / factor to predicted * factor with this confidence.
+        """Gains lie within predicted / factor to predicted * factor with this confidence."""
+        return interval_factor(self.table["log_error"].to_numpy(float), confidence)
 
-        Student's t with groups - 1 degrees of freedom on the log errors: few groups make a wide interval.
-        """
-        quantile = float(stats.t.ppf(0.5 + confidence / 2, max(self.groups - 1, 1)))
-        return float(np.exp(quantile * self.relative_error))
+
+def interval_factor(log_errors: np.ndarray, confidence: float) -> float:
+    """What lies within predicted / factor to predicted * factor with this confidence.
+
+    Student's t on the held-out log errors of groups: few of them make a wide interval.
+    """
+    quantile = float(stats.t.ppf(0.5 + confidence / 2, max(len(log_errors) - 1, 1)))
+    return float(np.exp(quantile * _rms(log_errors)))
 
 
 def held_out(observations: pd.DataFrame, baselines: pd.DataFrame) -> HeldOut:
@@ -183,7 +282,7 @@ class Correction:
     losing: np.ndarray
 
     def factor(self, parameters: float, latents: float) -> float:
-        """By how much to multiply the law's gain for a target."""
+        """By how much to multiply the law's gain for a target, before the recovery comes off."""
         here = _likeness(np.log([[parameters, latents]]), self.places)[0]
         among = _likeness(self.places, self.places) + np.diag(self.noise + 1e-9)
         return float(np.exp(here @ np.linalg.solve(among, self.values)))
@@ -206,7 +305,8 @@ def correct(model: GainModel, published: pd.DataFrame, own: pd.DataFrame) -> Cor
     values, noise, losing = [0.0] * len(places), [0.0] * len(places), []
     for _, cells in own.groupby("group", sort=False):
         place = np.log(cells[columns].iloc[0].to_numpy(float))
-        law, gains = model.predict(cells), cells["gain"].to_numpy(float)
+        lacking = model.recovery.of(cells)
+        law, gains = model.predict(cells) + lacking, cells["gain"].to_numpy(float) + lacking
         times = float(law @ gains / (law @ law))
         if times <= 0:
             losing.append(place)

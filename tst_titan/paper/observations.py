@@ -53,6 +53,14 @@ def published_observations(bag_weighting: str = "uniform") -> pd.DataFrame:
     return found
 
 
+def measured_observations() -> pd.DataFrame:
+    """The short runs of this project (experiment `map` at scale `cpu`), with columns ``COLUMNS``.
+
+    Made by ``tst-titan recommend --results results --keep tst_titan/paper/measured.csv``, never by hand.
+    """
+    return pd.read_csv(Path(__file__).with_name("measured.csv"))
+
+
 def own_observations(sweeps: pd.DataFrame, where: str = "own results") -> pd.DataFrame:
     """A user's final losses as observations.
 

@@ -15,9 +15,20 @@ import pandas as pd
 from tst_titan import paper
 from tst_titan.errors import EXIT_USER_ERROR, UserError
 from tst_titan.paper.advice import Recommendation, make_target, recommend
-from tst_titan.paper.fit import CELL_NOISE, FEATURES, REFERENCE, cell_noise, fit, held_out
+from tst_titan.paper.fit import (
+    CELL_NOISE,
+    FEATURES,
+    REFERENCE,
+    cell_noise,
+    fit,
+    fit_recovery,
+    held_out,
+    held_out_recovery,
+    interval_factor,
+)
 from tst_titan.paper.observations import (
     comparison_observations,
+    measured_observations,
     own_observations,
     published_baselines,
     published_observations,
@@ -34,12 +45,14 @@ def describe(found: Recommendation) -> str:
         f"{target.name}: {amount(target.parameters)} parameters, {amount(target.latents)} latents "
         f"({target.steps:,} steps of {target.latents_per_step:,})",
         "",
+        f"  use bags?           {_verdict(found)}",
         f"  bag size s          {best.bag_size}",
         f"  bag fraction r      {best.bag_fraction:g}  ({round(best.bag_fraction * target.steps):,} bag steps)",
         f"  expected gain       {best.gain:.4f} nats/token below the equal-FLOPs baseline "
         f"({found.confidence:.0%} interval {best.gain_low:.4f} to {best.gain_high:.4f})",
         f"  data tokens         {amount(best.data_tokens)}  (baseline: {amount(target.latents)})",
     ]
+    lines.append(f"  pays                {_pays(found)}")
     if found.device_hours is not None:
         lines.append(
             f"  training time       {hours_alone(found.device_hours)} {found.hours_from}; the baseline's is the same"
@@ -63,16 +76,44 @@ def describe(found: Recommendation) -> str:
     return "\n".join(lines)
 
 
+def _verdict(found: Recommendation) -> str:
+    best = found.best
+    if found.target.latents < found.pays.shortest:
+        return "cannot be told: no run was measured that is as short for its model and batch"
+    if best.gain_low > 0:
+        return "yes"
+    if best.gain > 0:
+        return f"probably: a gain is expected, but the {found.confidence:.0%} interval of it does not exclude a loss"
+    return "no: the token phase of so short a run is not expected to make good the switch"
+
+
+def _pays(found: Recommendation) -> str:
+    pays, per_step = found.pays, found.target.latents_per_step
+    if pays.expected is None:
+        return "at no budget"
+    said = f"from about {amount(pays.expected)} latents on ({pays.expected / per_step:,.0f} steps)"
+    if pays.expected == pays.shortest:
+        said += ", and nothing shorter was measured"
+    if pays.surely is None:
+        said += ", for sure at no budget"
+    elif pays.surely > pays.expected:
+        said += f", for sure from {amount(pays.surely)}"
+    if pays.until is not None:
+        said += f"; up to {amount(pays.until)}, where the data end"
+    return said
+
+
 def describe_own(own: pd.DataFrame) -> str:
-    """A line an own group: its best cell, and what the published law expects there."""
-    model = fit(published_observations())
+    """A line an own group: its best cell, and what the law expects there."""
+    published = published_observations()
+    model = fit(published, fit_recovery(published, measured_observations()))
     lines = []
     for name, cells in own.groupby("group", sort=False):
         best = int(cells["gain"].to_numpy(float).argmax())
         cell = cells.iloc[best]
         lines.append(
             f"{name}: {len(cells)} own cells, best s = {cell['bag_size']:g}, r = {cell['bag_fraction']:g} with "
-            f"{cell['gain']:.4f} nats/token (standard error {cell['stderr']:.4f}); the published law alone expects "
+            f"{cell['gain']:.4f} nats/token (standard error {cell['stderr']:.4f}); the law alone expects "
             f"{model.predict(cells)[best]:.4f}"
         )
     return "\n".join(lines)
@@ -80,7 +121,9 @@ def describe_own(own: pd.DataFrame) -> str:
 
 def describe_fit(observations: pd.DataFrame) -> str:
     """Coefficients and held-out errors, as docs/recommend.md shows them."""
-    model, errors = fit(observations), held_out(observations, published_baselines())
+    measured = measured_observations()
+    recovery = fit_recovery(observations, measured)
+    model, errors = fit(observations, recovery), held_out(observations, published_baselines())
     lines = ["Shape, 1 at s = {:g}, r = {:g}:".format(*REFERENCE)]
     lines += [f"  {name:<14}{value:+.4f}" for name, value in zip(FEATURES, model.coefficients, strict=True)]
     lines += [
@@ -101,7 +144,51 @@ def describe_fit(observations: pd.DataFrame) -> str:
         f"Log error of the gain near the optimum: {errors.relative_error:.3f}; 95% interval: times or divided by "
         f"{errors.factor(0.95):.2f}"
     )
+    short = held_out_recovery(observations, measured)
+    lines += [
+        "",
+        f"Recovery: {recovery.level:.4f} (log s)^{recovery.bags:.3f} exp(-T / ({recovery.reach:,.0f} sqrt(N)))",
+        "Held out, one measured model and length at a time (nats/token):",
+        short.set_index("group").T.to_string(float_format=lambda value: f"{value:.4f}", na_rep="-"),
+        "",
+    ]
+    for name in ("rmse_model", "rmse_without"):
+        lines.append(f"{name}, groups alike: {float(np.sqrt((short[name] ** 2).mean())):.4f}")
+    factor = interval_factor(short["log_error"].dropna().to_numpy(float), 0.95)
+    lines.append(f"95% interval of the recovery: times or divided by {factor:.2f}")
     return "\n".join(lines)
+
+
+def draw(path: Path) -> None:
+    """Predicted against measured gains: all published cells, and the measured short runs with and without recovery."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    published, measured = published_observations(), measured_observations()
+    model = fit(published, fit_recovery(published, measured))
+    figure, (paper_s, short) = pyplot.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
+    for name, cells in published.groupby("group", sort=False):
+        paper_s.plot(cells["gain"], model.predict(cells), ".", ms=4, label=f"{name} steps".replace("-", ", "))
+    for name, cells in measured.groupby("group", sort=False):
+        predicted = model.predict(cells)
+        (line,) = short.plot(cells["gain"], predicted, "o", ms=5, label=name)
+        without = predicted + model.recovery.of(cells)
+        short.plot(cells["gain"], without, "x", ms=5, color=line.get_color())
+    for axes, title in (
+        (paper_s, "the paper's cells"),
+        (short, "our short runs (x: without the recovery term)"),
+    ):
+        low, high = np.array([axes.get_xlim(), axes.get_ylim()]).T
+        ends = (min(low), max(high))
+        axes.plot(ends, ends, color="0.7", lw=1, zorder=0)
+        axes.axhline(0, color="0.85", lw=0.8, zorder=0)
+        axes.axvline(0, color="0.85", lw=0.8, zorder=0)
+        axes.set(title=title, xlabel="measured gain, nats/token", ylabel="predicted gain, nats/token")
+        axes.legend(fontsize=8, frameon=False)
+    figure.savefig(path, format="svg", metadata={"Date": None})
+    pyplot.close(figure)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,6 +213,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results", type=Path, help="results folder: all its grids of final losses correct the published law"
     )
+    parser.add_argument("--keep", type=Path, help="write the own cells to this CSV file, and answer nothing")
+    parser.add_argument("--draw", type=Path, help="draw predicted against measured gains into this SVG file")
     parser.add_argument(
         "--evaluate", action="store_true", help="print coefficients and held-out errors instead"
     )
@@ -152,8 +241,16 @@ def run(args: argparse.Namespace) -> int:
         for line in left_out:
             print(line, file=sys.stderr)
     own = without_repetition(pd.concat(parts, ignore_index=True)) if parts else None
+    if args.keep is not None:
+        if own is None:
+            raise UserError("--keep: there are no own cells; give --results, --comparison or --own-results")
+        own.to_csv(args.keep, index=False, float_format="%.6g")
+        return 0
     if own is not None:
         print(describe_own(own), file=sys.stderr)
+    if args.draw is not None:
+        draw(args.draw)
+        return 0
     if args.evaluate:
         print(describe_fit(published_observations()))
         return 0
