@@ -14,6 +14,7 @@ Winner = Literal["", "run", "reference", "undecided"]
 Bound = Literal["", "at_least", "at_most"]
 ON_HELDOUT = "heldout."
 """Prefix of a metric that was read off held-out losses; the same of training losses has the name without it."""
+_SCORED = "heldout.difference"  # of a pair: of the final models' evaluation, not read off measurements
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,12 @@ class Number:
     @property
     def base(self) -> str:
         """Its metric, whichever losses it was read off."""
-        return self.metric.removeprefix(ON_HELDOUT)
+        return self.metric.removeprefix(ON_HELDOUT) if self.on_heldout else self.metric
 
     @property
     def on_heldout(self) -> bool:
         """Whether it was read off held-out losses that were measured during training."""
-        return self.metric.startswith(ON_HELDOUT)
+        return self.metric.startswith(ON_HELDOUT) and not self.metric.startswith(_SCORED)
 
     @property
     def interval(self) -> tuple[float, float] | None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from tst_titan.compare.numbers import Number, from_csv, to_csv
+from tst_titan.compare.numbers import ON_HELDOUT, Number, from_csv, to_csv
 from tst_titan.compare.spec import Heading, RunHeading
 from tst_titan.config.load import parse
 from tst_titan.config.schema import Strict
@@ -152,6 +152,10 @@ class Results:
         better = {(row.group, row.run, row.reference, row.base) for row in rows if row.on_heldout}
         return [row for row in rows if (row.group, row.run, row.reference, row.metric) not in better]
 
+    def of_pair(self, run: str, reference: str) -> dict[str, Number]:
+        """What is known best of a pair, by metric."""
+        return {row.base: row for row in self.best("pair", run=run, reference=reference)}
+
     def get(self, part: str, run: str, metric: str, reference: str = "") -> Number | None:
         """The number of a run (or variant), against a reference if the part has any; None if there is no such row."""
         return self._index.get((part, run, reference, metric))
@@ -177,6 +181,10 @@ class Results:
     def measured_on(self, runs: Iterable[RunFacts]) -> str:
         """The losses that the curves of these runs are read by: held-out ones where all of them have some."""
         return HELDOUT if all(len(self.curve(run.name, HELDOUT)) for run in runs) else TRAINING
+
+    def final_loss(self, runs: Iterable[RunFacts]) -> str:
+        """The metric of these runs' final losses, of the same kind as their curves."""
+        return f"{ON_HELDOUT}final_loss" if self.measured_on(runs) == HELDOUT else "final_loss"
 
     @cached_property
     def _parts(self) -> dict[str, list[Number]]:

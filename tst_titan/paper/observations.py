@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from tst_titan import paper
-from tst_titan.compare.kinds.grid import baseline_of, cells_of, told_grids
+from tst_titan.compare.kinds.grid import baseline_of, cells_of, grids_of
 from tst_titan.compare.numbers import ON_HELDOUT
 from tst_titan.compare.results import Results, read_json, read_results
 from tst_titan.errors import UserError
@@ -110,7 +110,7 @@ def comparison_observations(path: Path) -> pd.DataFrame:
 def _rows_of(compared: Results) -> list[dict[str, Any]]:
     """Cells with a gain of a comparison's grids of final losses, with bags as in the published grids."""
     rows = []
-    for group, metric in told_grids(compared):
+    for group, metric in grids_of(compared, best=True):
         baseline = baseline_of(compared, group, metric)
         if metric.removeprefix(ON_HELDOUT) != "final_loss" or baseline is None:
             continue

@@ -11,7 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from tst_titan.compare.numbers import ON_HELDOUT, Number
+from tst_titan.compare.numbers import Number
 from tst_titan.compare.results import HELDOUT
 from tst_titan.report.draw_curves import curves_of, view_of
 from tst_titan.report.read import Experiment
@@ -49,7 +49,6 @@ def loss_chart(experiment: Experiment) -> Markup:
     for group in experiment.groups:
         runs = [run for run in experiment.runs if run.group == group]
         curves, behind = curves_of(experiment, runs)
-        heldout = experiment.measured_on(runs) == HELDOUT
         view = view_of(curves)
         groups[group] = {"readable": _rounded(view.readable), "whole": _rounded(view.whole)}
         repeated = len({run.label for run in runs}) < len(runs)
@@ -62,8 +61,10 @@ def loss_chart(experiment: Experiment) -> Markup:
             }
             look = looks[run.name]
             colour = CSS_VARIABLES.get(look.colour, look.colour)
-            ends = "final_bag_loss" if run.bag_loss_only else "final_loss"
-            final = experiment.get("run", run.name, f"{ON_HELDOUT}final_loss" if heldout else ends)
+            metric = experiment.final_loss(runs)
+            if run.bag_loss_only and metric == "final_loss":
+                metric = "final_bag_loss"
+            final = experiment.get("run", run.name, metric)
             own = _traces(curves[curves["run"] == run.name], final, look, view.whole)
             for trace in (*own, *_faint(behind[behind["run"] == run.name])):
                 if trace["meta"]["kind"] == "switch" and switches > _FEW_SWITCHES:

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from tst_titan.compare.numbers import ON_HELDOUT
 from tst_titan.compare.results import HELDOUT, TRAINING, Results, RunFacts
 from tst_titan.report import drawing
 from tst_titan.report.panels import Panel
@@ -207,7 +206,7 @@ def curve_note(experiment: Results) -> str:
 
 
 def _alt(experiment: Results, column: str) -> str:
-    final = f"{ON_HELDOUT}final_loss" if _on_heldout(experiment) else "final_loss"
+    final = experiment.final_loss(experiment.runs)
     ends = [
         f"{run.label} {number_text(experiment.get('run', run.name, final))}"
         for run in experiment.runs[:12]

@@ -20,7 +20,7 @@ from tst_titan.compare.metrics import (
 )
 from tst_titan.compare.numbers import ON_HELDOUT, Number
 from tst_titan.compare.results import Results, RunFacts
-from tst_titan.compare.sentences import BOUND_WORDS, best_rows
+from tst_titan.compare.sentences import BOUND_WORDS
 from tst_titan.paper import SOURCE_SHORT
 from tst_titan.report.text import (
     cell_note,
@@ -141,7 +141,7 @@ def pair_table(experiment: Results) -> Table | None:
     repeated = len(set(labels)) < len(labels)
     rows = []
     for reference, run in experiment.pairs():
-        numbers = best_rows(experiment, run.name, reference.name)
+        numbers = experiment.of_pair(run.name, reference.name)
         cells = [
             _budget_cell(numbers, "equal_flops"),
             _budget_cell(numbers, "equal_data"),

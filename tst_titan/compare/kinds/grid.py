@@ -76,7 +76,7 @@ class Grid(Kind):
 
     def sentences(self, results: Results) -> Iterator[Sentence]:
         """Best cell and how many beat the baseline; metrics that the experiment is about and no run has."""
-        for group, metric in told_grids(results):
+        for group, metric in grids_of(results, best=True):
             yield from said("result", _results(results, group, metric))
         for metric in dict.fromkeys(metric for _, metric in grids_of(results)):
             groups = [group for group, other in grids_of(results) if other == metric]
@@ -116,7 +116,7 @@ class Grid(Kind):
 
     def reproduction(self, results: Results) -> Iterator[str]:
         """Sides of the baseline, ranks and best cell of every grid, against the paper's."""
-        for group, name in told_grids(results):
+        for group, name in grids_of(results, best=True):
             if metric_of(name) in COMPARED:
                 yield from _reproduction(results, group, name)
 
@@ -137,16 +137,10 @@ class Grid(Kind):
 KIND = Grid()
 
 
-def grids_of(results: Results) -> list[tuple[str, str]]:
-    """(title of the group, metric) of every grid, in order."""
-    rows = results.select("grid")
+def grids_of(results: Results, best: bool = False) -> list[tuple[str, str]]:
+    """(title of the group, metric) of every grid, in order; ``best``: not of training losses with held-out ones."""
+    rows = results.best("grid") if best else results.select("grid")
     return list(dict.fromkeys((row.group, row.metric) for row in rows if not row.metric.endswith(_SUFFIXES)))
-
-
-def told_grids(results: Results) -> list[tuple[str, str]]:
-    """Those that sentences are about: not of training losses where there is one of held-out losses."""
-    grids = grids_of(results)
-    return [(group, metric) for group, metric in grids if (group, f"{ON_HELDOUT}{metric}") not in grids]
 
 
 def cells_of(results: Results, group: str, metric: str, what: str = "") -> Cells:
