@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from tests.made_stages import Shape, write_run
-from tst_titan.compare.curves import read_metrics, run_curve, smooth, thin
-from tst_titan.compare.stages import read_path, read_stage
+from tst_titan.compare.curves import run_curve, smooth, thin
+from tst_titan.compare.stages import Line, read_lines, read_path, read_stage
 from tst_titan.errors import UserError
 
 STAGES = (("bag", 4, 100), ("token", 1, 300), ("decay", 1, 340))
@@ -137,8 +137,8 @@ def rewrite(folder: str, line: int, **changes: Any) -> None:
         (1, 0, {"data_tokens": 41000}, "data_tokens starts at 41000, but its parent had already"),
         (1, 0, {"step": 100}, "steps 100 to 300 were logged, but .* from step 101 to 300"),
         (2, -1, {"flops": 1e15}, "flops ends at 1e.15, above"),
-        (2, 0, {"loss": float("nan")}, "'loss' is nan; a run that diverged"),
-        (2, 0, {"loss": None}, "'loss' is None; a number was expected"),
+        (2, 0, {"loss": float("nan")}, "key loss: found nan: a run that diverged"),
+        (2, 0, {"loss": None}, "key loss: found None: Input should be a valid number"),
     ],
 )
 def test_inconsistent_metrics_are_refused(
@@ -153,7 +153,7 @@ def test_a_broken_line_is_named(folders: tuple[str, ...]) -> None:
     path = Path(folders[0]) / "metrics.jsonl"
     path.write_text(path.read_text() + '{"step": 1')
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 11: is not valid JSON"):
-        read_metrics(path)
+        read_lines(path, Line)
     path.write_text("")
     with pytest.raises(UserError, match="no logged step"):
-        read_metrics(path)
+        read_lines(path, Line)

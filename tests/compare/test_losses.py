@@ -256,10 +256,10 @@ def test_of_two_measurements_at_a_step_the_later_counts_and_curves_are_written(t
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"windows": [1.0]}, "'windows' are not the numbers that the first line has"),
-        ({"windows": None}, "'windows' are not the numbers"),
+        ({"windows": [1.0]}, "has 1 windows, the first has 400"),
+        ({"windows": None}, "key windows: found None"),
         ({"token_loss": 9.0}, "token_loss is 9.0, the mean of its windows"),
-        ({"token_loss": float("nan")}, "'token_loss' is nan"),
+        ({"token_loss": float("nan")}, "token_loss: found nan: a run that diverged"),
         ({"step": 99999}, "were logged, but .* says that the stage goes from step 600 to 1600"),
         ({"flops": 1e30}, "flops ends at 1e"),
     ],

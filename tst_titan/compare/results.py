@@ -16,7 +16,7 @@ from tst_titan.compare.spec import Heading, RunHeading
 from tst_titan.config.load import parse
 from tst_titan.config.schema import Strict
 from tst_titan.errors import UserError
-from tst_titan.files import write_atomically
+from tst_titan.files import read_object, write_atomically
 
 FORMAT = 2
 CURVE_HEAD = ("run", "label", "role", "seed", "group", "measured_on")
@@ -221,7 +221,7 @@ def read_results(path: Path) -> Results:
         UserError: a file is missing, malformed, of another format, or of another comparison.
     """
     path = path / "comparison.json" if path.is_dir() or path.suffix != ".json" else path
-    content = read_json(path, "compare the experiment first")
+    content = read_object(path, "compare the experiment first")
     check_format(content, path, FORMAT)
     facts = parse(Facts, content, path)
     folder = path.parent
@@ -236,23 +236,6 @@ def read_results(path: Path) -> Results:
                 "only; compare the experiment again"
             )
     return Results(facts, numbers, curves, folder)
-
-
-def read_json(path: Path, hint: str) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        UserError: the file cannot be read (``hint`` says why that may be, or what to do) or does not hold an object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}): {hint}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}; an object was expected")
-    return content
 
 
 def check_format(content: dict[str, Any], path: Path, expected: int) -> None:

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import pandas as pd
+from pydantic import BeforeValidator, ConfigDict, Field
 
-from tst_titan.compare.results import read_json
+from tst_titan.config.load import parse
+from tst_titan.config.strict import (
+    Float,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Strict,
+)
 from tst_titan.errors import UserError
+from tst_titan.files import read_object, read_objects
 
 _NUMBERS = (
     "start_step", "end_step", "bag_size", "latents", "data_tokens", "flops", "seconds", "stage_seconds",
     "stage_latents", "stage_data_tokens", "stage_flops", "world_size", "unique_data_tokens", "epochs_read",
 )  # fmt: skip
 _TEXTS = ("phase", "identity", "stage_sha256", "lineage", "recipe")
+_COUNTED = ("latents", "data_tokens", "flops", "seconds", "lr", "grad_norm", "bag_loss")
 PHASES = ("bag", "token", "decay")
 
 
@@ -76,6 +88,72 @@ class Stage:
         return float(self.manifest[key])
 
 
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a run that diverged cannot be compared")
+    return value
+
+
+Loss = Annotated[Float, BeforeValidator(_finite)]
+
+
+class Line(Strict):
+    """A line of metrics.jsonl; other keys are ignored. Log the last step of each phase."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    step: PositiveInt
+    phase: Literal["bag", "token", "decay"] = "token"
+    bag_size: PositiveInt = 1
+    loss: Loss = Field(description="nats per token; in a bag phase per target of a bag")
+    latents: PositiveInt = Field(description="positions of the transformer so far")
+    data_tokens: PositiveInt = Field(description="tokens read so far: bag_size a latent in a bag phase")
+    flops: PositiveFloat = Field(description="forward and backward so far")
+    seconds: NonNegativeFloat = Field(description="training time so far")
+    lr: Float | None = None
+    grad_norm: Annotated[Float, Field(allow_inf_nan=True)] | None = None
+
+
+class Measurement(Strict):
+    """A line of heldout.jsonl; other keys are ignored.
+
+    Attributes:
+        windows: loss of every held-out window; ``token_loss`` is their mean.
+        bag_loss: None in a token phase.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    step: NonNegativeInt
+    token_loss: Loss
+    bag_loss: Float | None
+    latents: NonNegativeFloat
+    data_tokens: NonNegativeFloat
+    flops: NonNegativeFloat
+    windows: list[Float] = Field(min_length=1)
+
+
+Read = TypeVar("Read", bound=Strict)
+
+
+def read_lines(path: Path, model: type[Read]) -> list[Read]:
+    """The lines of a metrics.jsonl or heldout.jsonl.
+
+    Raises:
+        UserError: the file cannot be read or is empty, or a line is not one of these.
+    """
+    lines = [parse(model, found, where) for where, found in read_objects(path)]
+    if not lines:
+        raise UserError(f"{path}: holds no logged step")
+    return lines
+
+
+def as_frame(lines: Iterable[Strict]) -> pd.DataFrame:
+    """A row a line, numbers as floats but for the step; NaN where a line has none."""
+    frame = pd.DataFrame(map(dict, lines))
+    return frame.astype({name: float for name in _COUNTED if name in frame})
+
+
 def read_stage(directory: str) -> Stage:
     """Read one stage folder.
 
@@ -85,7 +163,7 @@ def read_stage(directory: str) -> Stage:
     """
     directory = directory.rstrip("/")
     path = Path(directory) / "manifest.json"
-    manifest = read_json(path, "the stage has not finished, or the path is wrong")
+    manifest = read_object(path, "the stage has not finished, or the path is wrong")
     for key in (*_NUMBERS, *_TEXTS):
         if key not in manifest:
             raise UserError(f"{path}: key '{key}' is missing; found: {', '.join(sorted(manifest))}")

@@ -11,8 +11,9 @@ import pandas as pd
 from tst_titan import paper
 from tst_titan.compare.kinds.grid import baseline_of, cells_of, grids_of
 from tst_titan.compare.numbers import ON_HELDOUT
-from tst_titan.compare.results import Results, read_json, read_results
+from tst_titan.compare.results import Results, read_results
 from tst_titan.errors import UserError
+from tst_titan.files import read_object
 
 COLUMNS = (
     "group", "model", "parameters", "total_steps", "latents", "bag_size", "bag_fraction", "baseline_loss",
@@ -134,7 +135,7 @@ def _rows_of(compared: Results) -> list[dict[str, Any]]:
 def _active_parameters(manifest: str) -> float:
     """Parameters that process a latent, from a run's last manifest."""
     try:
-        return float(read_json(Path(manifest), "the run's folder is gone")["parameters"]["active"])
+        return float(read_object(Path(manifest), "the run's folder is gone")["parameters"]["active"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{manifest}: parameters cannot be read: {error}") from error
 

@@ -11,7 +11,8 @@ from typing import Any
 from tst_titan.compare.results import StageFacts
 from tst_titan.data.manifest import DataManifest, load_manifest
 from tst_titan.errors import UserError
-from tst_titan.report.read import Experiment, read_json
+from tst_titan.files import read_object
+from tst_titan.report.read import Experiment
 from tst_titan.text import GAP, amount, duration
 
 _MOST_CONFIGS = 16
@@ -112,7 +113,7 @@ def _flow(manifest: DataManifest) -> list[tuple[str, str, int]]:
 def _manifest(path: str) -> dict[str, Any]:
     """The manifest, or the problem with it: a page can outlive the runs that it shows."""
     try:
-        return read_json(Path(path), "the stage's folder is gone")
+        return read_object(Path(path), "the stage's folder is gone")
     except UserError as error:
         return {"problem": str(error)}
 

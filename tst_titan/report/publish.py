@@ -19,10 +19,10 @@ from pathlib import Path
 from tst_titan.compare.claims import judge
 from tst_titan.compare.kinds import kind_named
 from tst_titan.compare.kinds.corpus_statistics import read_mutual_information, verdict
-from tst_titan.compare.results import Results, read_json, read_results
+from tst_titan.compare.results import Results, read_results
 from tst_titan.config.load import read_yaml
 from tst_titan.errors import UserError
-from tst_titan.files import write_atomically
+from tst_titan.files import read_object, write_atomically
 from tst_titan.report.provenance import provenance_of
 from tst_titan.report.read import read_figures
 from tst_titan.report.tables import run_text
@@ -115,7 +115,7 @@ def check_published(project: Project, folder: Path, redone: frozenset[str] = fro
             raise UserError(
                 f"{path.parent}: the config asks for no experiment {name}; remove the folder or add it"
             )
-        made, now = read_json(path, "remove the folder"), stages_made_from(project, name)
+        made, now = read_object(path, "remove the folder"), stages_made_from(project, name)
         if differing := sorted(path for path in made.keys() | now if made.get(path) != now.get(path)):
             raise UserError(
                 f"{path.parent}: was made from other configs: stage {differing[0]} differs from today's. Run "

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from tst_titan.compare.results import Results as Experiment
-from tst_titan.compare.results import check_format, read_json
+from tst_titan.compare.results import check_format
 from tst_titan.compare.results import read_results as read_experiment
 from tst_titan.errors import UserError
+from tst_titan.files import read_object
 
-__all__ = ["FIGURES_FORMAT", "Experiment", "read_experiment", "read_figures", "read_json", "relative_link"]
+__all__ = ["FIGURES_FORMAT", "Experiment", "read_experiment", "read_figures", "relative_link"]
 
 FIGURES_FORMAT = 1
 
@@ -23,7 +24,7 @@ def read_figures(folder: Path) -> dict[str, Any]:
         UserError: it is missing, of another format, or names a file that does not exist.
     """
     path = folder / "figures.json"
-    content = read_json(path, "draw the figures first")
+    content = read_object(path, "draw the figures first")
     check_format(content, path, FIGURES_FORMAT)
     for panel in content["panels"]:
         for kind in ("svg", "pdf", "csv"):

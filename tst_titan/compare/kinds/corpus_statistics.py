@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from tst_titan.compare.kinds import Kind
-from tst_titan.compare.results import read_json
 from tst_titan.errors import UserError
+from tst_titan.files import read_object
 from tst_titan.paper import MUTUAL_INFORMATION_LAW
 from tst_titan.text import amount
 
@@ -28,7 +28,7 @@ def read_mutual_information(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is missing, or lacks a key or the fit of its estimator.
     """
-    found = read_json(path, "measure the mutual information first")
+    found = read_object(path, "measure the mutual information first")
     for key in _NEEDED:
         if key not in found:
             raise UserError(f"{path}: key '{key}' is missing; found: {', '.join(sorted(found))}")
