@@ -97,8 +97,8 @@ def test_another_config_than_expected_is_refused(folders: tuple[str, ...]) -> No
         (1, {"start_step": 90}, "start_step is 90.*ends at step 100"),
         (2, {"flops": 1.0}, "flops is 1, but its parent"),
         (0, {"start_step": 5}, "first stage of a run starts at step 5"),
-        (0, {"phase": "warmup"}, "phase 'warmup' is unknown; valid: bag"),
-        (2, {"latents": "many"}, "'latents' is 'many'"),
+        (0, {"phase": "warmup"}, "key phase: found 'warmup': Input should be 'bag'"),
+        (2, {"latents": "many"}, "key latents: found 'many': Input should be a valid number"),
     ],
 )
 def test_stages_that_do_not_continue_each_other_are_refused(
@@ -114,7 +114,7 @@ def test_missing_manifest_and_missing_key_name_the_file(folders: tuple[str, ...]
     content = json.loads(path.read_text())
     del content["unique_data_tokens"]
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"decay-340/manifest\.json: key 'unique_data_tokens' is missing"):
+    with pytest.raises(UserError, match=r"decay-340/manifest\.json: missing key unique_data_tokens"):
         read_stage(folders[2])
     path.unlink()
     with pytest.raises(UserError, match="has not finished"):

@@ -73,19 +73,18 @@ def run_curve(stages: Sequence[Stage], cache: dict[str, pd.DataFrame] | None = N
     parts = []
     device_seconds = 0.0
     for stage in stages:
-        path = stage.metrics_path
+        path = stage.metrics
         if stage.logged is None and path not in cache:
             cache[path] = as_frame(read_lines(Path(path), Line))
         metrics = cache[path] if stage.logged is None else stage.logged
-        before = stage.number("seconds") - stage.number("stage_seconds")
-        world = stage.number("world_size")
+        before = stage.seconds - stage.stage_seconds
         part = metrics[["step", "latents", "data_tokens", "flops", "loss", "lr", "grad_norm"]].copy()
         part["hours"] = (before + metrics["seconds"]) / 3600
-        part["device_hours"] = (device_seconds + world * metrics["seconds"]) / 3600
+        part["device_hours"] = (device_seconds + stage.world_size * metrics["seconds"]) / 3600
         part = part.assign(stage=stage.directory, phase=stage.phase, bag_size=stage.bag_size)
         part["comparable"] = stage.is_comparable
         _check_stage(part, stage, path, first_step=stage.start_step + 1)
-        device_seconds += world * stage.number("stage_seconds")
+        device_seconds += stage.world_size * stage.stage_seconds
         parts.append(part)
     curve = pd.concat(parts, ignore_index=True)
     _check_increasing(curve)
@@ -189,18 +188,18 @@ def _check_stage(part: pd.DataFrame, stage: Stage, path: str, first_step: int) -
     low, high = int(part["step"].iloc[0]), int(part["step"].iloc[-1])
     if low < first_step or high > stage.end_step:
         raise UserError(
-            f"{path}: steps {low} to {high} were logged, but {stage.manifest_path} says that the stage goes "
+            f"{path}: steps {low} to {high} were logged, but {stage.manifest} says that the stage goes "
             f"from step {first_step} to {stage.end_step}"
         )
     for key in ("latents", "data_tokens", "flops"):
         first, last = float(part[key].iloc[0]), float(part[key].iloc[-1])
-        total = stage.number(key)
+        total = getattr(stage, key)
         if last > total * (1 + 1e-9):
             raise UserError(
-                f"{path}: {key} ends at {last:g}, above the {total:g} of {stage.manifest_path}; "
+                f"{path}: {key} ends at {last:g}, above the {total:g} of {stage.manifest}; "
                 "the files are not of the same run"
             )
-        before = total - stage.number(f"stage_{key}")
+        before = total - getattr(stage, f"stage_{key}")
         if first < before * (1 - 1e-9):
             raise UserError(
                 f"{path}: {key} starts at {first:g}, but its parent had already reached {before:g}; "

@@ -79,20 +79,12 @@ def read_elsewhere(folder: str) -> list[Stage]:
         logged["seconds"] -= before["seconds"]
         stages.append(
             Stage(
-                folder,
-                {
-                    **manifest.model_dump(mode="json"),
-                    **counts,
-                    "phase": phase,
-                    "bag_size": bag_size,
-                    "start_step": before["step"],
-                    "end_step": int(last["step"]),
-                    "unique_data_tokens": min(counts["data_tokens"], manifest.corpus_tokens),
-                    "epochs_read": counts["data_tokens"] / manifest.corpus_tokens,
-                },
-                logged,
+                directory=folder, phase=phase, bag_size=bag_size, start_step=before["step"],
+                end_step=int(last["step"]), logged=logged, identity=folder,
+                unique_data_tokens=min(counts["data_tokens"], manifest.corpus_tokens),
+                epochs_read=counts["data_tokens"] / manifest.corpus_tokens, **manifest.model_dump(), **counts,
             )
-        )
+        )  # fmt: skip
         before = {"step": int(last["step"]), **{key: counts[key] for key in _COUNTED}}
     return stages
 
@@ -104,5 +96,5 @@ def axes_of(stages: Sequence[Stage]) -> dict[str, int | float | str]:
     return {
         "bag_size": max((stage.bag_size for stage in bags), default=1),
         "bag_fraction": steps / stages[-1].end_step,
-        "width": stages[-1].manifest["width"],
+        "width": stages[-1].width,
     }

@@ -13,6 +13,7 @@ import pandas as pd
 
 from tst_titan.compare.numbers import ON_HELDOUT, Number, from_csv, to_csv
 from tst_titan.compare.spec import Heading, RunHeading
+from tst_titan.compare.stages import StageFacts
 from tst_titan.config.load import parse
 from tst_titan.config.schema import Strict
 from tst_titan.errors import UserError
@@ -22,26 +23,6 @@ FORMAT = 2
 CURVE_HEAD = ("run", "label", "role", "seed", "group", "measured_on")
 TRAINING, HELDOUT = "training", "heldout"
 _DRAWN = ("phase", "bag_size", "step", "data_tokens", "flops", "hours", "loss", "smoothed", "comparable")
-
-
-class StageFacts(Strict):
-    """One stage of a run."""
-
-    directory: str
-    phase: str
-    bag_size: int
-    start_step: int
-    end_step: int
-
-    @property
-    def manifest(self) -> str:
-        """Path of manifest.json."""
-        return f"{self.directory}/manifest.json"
-
-    @property
-    def metrics(self) -> str:
-        """Path of metrics.jsonl."""
-        return f"{self.directory}/metrics.jsonl"
 
 
 class RunFacts(RunHeading):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tst_titan.compare.results import StageFacts
+from tst_titan.compare.stages import StageFacts
 from tst_titan.data.manifest import DataManifest, load_manifest
 from tst_titan.errors import UserError
 from tst_titan.files import read_object
