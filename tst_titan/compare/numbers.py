@@ -14,7 +14,7 @@ Winner = Literal["", "run", "reference", "undecided"]
 Bound = Literal["", "at_least", "at_most"]
 ON_HELDOUT = "heldout."
 """Prefix of a metric that was read off held-out losses; the same of training losses has the name without it."""
-_SCORED = "heldout.difference"  # of a pair: of the final models' evaluation, not read off measurements
+_SCORED = "heldout.difference"  # of a pair: between the final models' evaluations
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ class Number:
     @property
     def on_heldout(self) -> bool:
         """Whether it was read off held-out losses that were measured during training."""
-        return self.metric.startswith(ON_HELDOUT) and not self.metric.startswith(_SCORED)
+        scored = self.part == "pair" and self.metric.startswith(_SCORED)
+        return self.metric.startswith(ON_HELDOUT) and not scored
 
     @property
     def interval(self) -> tuple[float, float] | None:
