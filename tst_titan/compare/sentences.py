@@ -61,10 +61,10 @@ def name_of(results: Results, run: RunFacts, with_seed: bool = True) -> str:
     return name + (f" [{run.group}]" if len(results.groups) > 1 and run.group else "")
 
 
-def amount(number: Number, digits: int = 4) -> str:
+def amount(number: Number) -> str:
     """Value, unit and interval, e.g. "0.0700 nats/token (0.0610 to 0.0790)"."""
-    text = f"{number.number:.{digits}f} {number.unit}".rstrip()
-    return text + ("" if number.interval is None else f" ({_ends(number, f'.{digits}f')})")
+    text = f"{number.number:.4f} {number.unit}".rstrip()
+    return text + ("" if number.interval is None else f" ({_ends(number, '.4f')})")
 
 
 def between(number: Number, digits: int = 0) -> str:

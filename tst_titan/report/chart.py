@@ -11,11 +11,11 @@ import pandas as pd
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from tst_titan.compare.drawing.style import CSS_VARIABLES, MANY_KEYS, Look, looks_of
 from tst_titan.compare.numbers import Number
 from tst_titan.compare.results import HELDOUT
 from tst_titan.report.draw_curves import curves_of, view_of
 from tst_titan.report.read import Experiment
-from tst_titan.report.style import CSS_VARIABLES, MANY_KEYS, Look, looks_of
 from tst_titan.report.text import AXES
 
 Trace = dict[str, Any]

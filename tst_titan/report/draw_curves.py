@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from tst_titan.compare import drawing
+from tst_titan.compare.drawing import Panel
+from tst_titan.compare.drawing.style import BAG_DASH, INK, MUTED, Look, format_axis, looks_of
 from tst_titan.compare.results import HELDOUT, TRAINING, Results, RunFacts
-from tst_titan.report import drawing
-from tst_titan.report.panels import Panel
-from tst_titan.report.style import BAG_DASH, INK, MUTED, Look, format_axis, looks_of
 from tst_titan.report.text import AXES, AXIS_NAMES, number_text
 
 _FEW = 4

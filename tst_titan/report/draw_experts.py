@@ -11,10 +11,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from tst_titan.compare import drawing
+from tst_titan.compare.drawing import Panel
+from tst_titan.compare.drawing.style import INK, format_axis
 from tst_titan.compare.results import Results, RunFacts
-from tst_titan.report import drawing
-from tst_titan.report.panels import Panel
-from tst_titan.report.style import INK, format_axis
 
 _MOST_RUNS = 4
 _MOST_COLUMNS = 240

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import matplotlib as mpl
 
+from tst_titan.compare.drawing import Panel
+from tst_titan.compare.drawing.style import styled
 from tst_titan.compare.kinds import kind_named
 from tst_titan.compare.kinds.corpus_statistics import draw_mutual_information
 from tst_titan.errors import UserError
@@ -15,9 +18,7 @@ from tst_titan.files import write_atomically
 from tst_titan.report.draw_curves import draw_curves
 from tst_titan.report.draw_experts import draw_experts
 from tst_titan.report.draw_results import draw_accuracy, draw_final_loss, draw_seeds
-from tst_titan.report.panels import Panel
 from tst_titan.report.read import FIGURES_FORMAT, read_experiment
-from tst_titan.report.style import styled
 
 
 def draw(
@@ -91,6 +92,6 @@ def _write_index(folder: Path, experiment: str, scale: str, source: Path, panels
         "experiment": experiment,
         "scale": scale,
         "source": source.as_posix(),
-        "panels": [panel.to_mapping() for panel in panels],
+        "panels": [asdict(panel) for panel in panels],
     }
     write_atomically(folder / "figures.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
+from tst_titan.compare.drawing.style import CSS_VARIABLES
 from tst_titan.errors import UserError
-from tst_titan.report.style import CSS_VARIABLES
 
 _ATTRIBUTE = re.compile(r'( (?:d|x|y|points)=")([^"]*)(")')
 _LONG = re.compile(r"(\.\d\d)\d+")
@@ -18,7 +18,7 @@ def inline_svg(path: Path, prefix: str, alt: str) -> Markup:
     """The SVG of a figure as an element of an HTML page.
 
     Args:
-        path: an SVG written by ``tst_titan.report.style.save``.
+        path: an SVG written by ``tst_titan.compare.drawing.style.save``.
         prefix: unique in the page; put before every id.
         alt: what the figure shows, read out by screen readers.
 

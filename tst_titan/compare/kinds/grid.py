@@ -25,13 +25,13 @@ from tst_titan.compare.seeds import difference_over_seeds, mean_over_seeds, meas
 from tst_titan.compare.sentences import COMPARED, between, in_group, said
 from tst_titan.compare.spec import ComparisonSpec, PublishedCell
 from tst_titan.config.comparison import ComparisonOptions
-from tst_titan.text import interval_text, value_text
+from tst_titan.text import GAP, interval_text, value_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from tst_titan.report.panels import Panel
-    from tst_titan.report.style import Look
+    from tst_titan.compare.drawing import Panel
+    from tst_titan.compare.drawing.style import Look
 
 BAG_LOSS = "a bag loss: not comparable"
 _AXES = ("bag_size", "bag_fraction")
@@ -424,7 +424,7 @@ def _reproduction(results: Results, group: str, name: str) -> Iterator[str]:
 
 def _draw_lines(results: Results, metric: str, groups: Sequence[str], folder: Path) -> Panel:
     """Groups below each other: ours on the left, the paper's on the right where it has any."""
-    from tst_titan.report import drawing
+    from tst_titan.compare import drawing
 
     published = {group: paper_grid(results, group, metric) for group in groups}
     across = 2 if any(len(rows) for rows in published.values()) else 1
@@ -435,16 +435,16 @@ def _draw_lines(results: Results, metric: str, groups: Sequence[str], folder: Pa
     for group, axes in zip(groups, rows_of_axes, strict=True):
         _our_lines(axes[0], list(cells[group].values()), baseline_of(results, group, metric), looks)
         for part, whose in zip(axes, ("ours", "the paper's"), strict=False):
-            part.set_title(f"{group}: {whose}" if group else whose.capitalize(), color=drawing.INK)
+            part.set_title(f"{group}: {whose}" if group else whose.capitalize(), color=drawing.style.INK)
             part.set_ylabel({"%": "accuracy, %"}.get(unit, unit.replace("/", " per ")))
         if across == 2:
             _paper_lines(axes[1], published[group], looks)
     for part in rows_of_axes[-1]:
         part.set_xlabel("Bag fraction r")
-    keys = [drawing.key("baseline", drawing.BASELINES[0], linestyle="--", linewidth=1.0)]
+    keys = [drawing.key("baseline", drawing.style.BASELINES[0], linestyle="--", linewidth=1.0)]
     sizes = {size for rows in published.values() for size in rows["bag_size"] if size > 1}
     if not looks.keys() >= sizes:
-        keys.append(drawing.key("the paper's other s", drawing.CONTEXT, linewidth=1.0))
+        keys.append(drawing.key("the paper's other s", drawing.style.CONTEXT, linewidth=1.0))
     drawing.legend(figure, looks.values(), keys, columns=6)
     label = metric_of(metric).label
     caption = (
@@ -463,13 +463,13 @@ def _our_lines(
     axes: Axes, cells: Sequence[Number], baseline: Number | None, looks: dict[float, Look]
 ) -> None:
     """One line a bag size; cells that have a bag loss only are left out. Why there is no cell at all is written out."""
-    from tst_titan.report import drawing
+    from tst_titan.compare import drawing
 
     if cells and not any(cell.exists for cell in cells):
         reasons = sorted({cell.reason for cell in cells})
         drawing.write_in(axes, textwrap.fill("not measured: " + "; ".join(reasons), 44))
     if baseline is not None and baseline.exists:
-        axes.axhline(baseline.number, color=drawing.BASELINES[0], linewidth=1.0, linestyle="--")
+        axes.axhline(baseline.number, color=drawing.style.BASELINES[0], linewidth=1.0, linestyle="--")
     sizes = dict.fromkeys(cell.bag_size for cell in cells)
     for size, shift in zip(sizes, drawing.shifts(len(sizes)), strict=True):
         line = [cell for cell in cells if cell.bag_size == size and cell.note != BAG_LOSS]
@@ -478,18 +478,22 @@ def _our_lines(
 
 def _paper_lines(axes: Axes, rows: pd.DataFrame, looks: dict[float, Look]) -> None:
     """The published grid; r = 1 of a loss (the bag loss) is left out as it is in ours."""
-    from tst_titan.report import drawing
+    from tst_titan.compare import drawing
 
     if rows.empty:
         drawing.write_in(axes, "no published numbers")
         return
     for value in rows.loc[rows["bag_size"] == 1, "value"].head(1):
-        axes.axhline(float(value), color=drawing.BASELINES[0], linewidth=1.0, linestyle="--")
+        axes.axhline(float(value), color=drawing.style.BASELINES[0], linewidth=1.0, linestyle="--")
     shown = rows[(rows["bag_size"] > 1) & rows["bag_step_ratio"].between(0, 1, inclusive="neither")]
     for size, part in shown.groupby("bag_size", sort=True):
         part = part.sort_values("bag_step_ratio")
         look = looks.get(float(size))  # type: ignore[arg-type]
-        style = {"color": drawing.CONTEXT, "linewidth": 0.8, "zorder": 1}  # not among our sizes: context
+        style = {
+            "color": drawing.style.CONTEXT,
+            "linewidth": 0.8,
+            "zorder": 1,
+        }  # not among our sizes: context
         if look is not None:
             style = {"color": look.colour, "marker": look.marker, "markersize": 3.5, "linewidth": 1.0,
                      "markerfacecolor": "none"}  # fmt: skip
@@ -498,7 +502,7 @@ def _paper_lines(axes: Axes, rows: pd.DataFrame, looks: dict[float, Look]) -> No
 
 def _draw_gains(results: Results, metric: str, groups: Sequence[str], folder: Path) -> Panel:
     """Gain over the baseline in every cell, ours beside the paper's at the same cells."""
-    from tst_titan.report import drawing
+    from tst_titan.compare import drawing
 
     gains = {
         what: {group: cells_of(results, group, metric, what) for group in groups}
@@ -519,7 +523,7 @@ def _draw_gains(results: Results, metric: str, groups: Sequence[str], folder: Pa
             _heat_map(
                 part, sorted({size for size, _ in cells}), sorted({r for _, r in shown}), gains[what][group]
             )
-            part.set_title(f"{group}: {whose}" if group else whose.capitalize(), color=drawing.INK)
+            part.set_title(f"{group}: {whose}" if group else whose.capitalize(), color=drawing.style.INK)
             part.set_xlabel("Bag fraction r")
             part.set_ylabel("Bag size s")
     unit = next(cell.unit for cell in cells_of(results, groups[0], metric).values())
@@ -540,10 +544,10 @@ def _has(cells: Cells, place: tuple[float, float]) -> bool:
 
 def _heat_map(axes: Axes, sizes: Sequence[float], fractions: Sequence[float], gains: Cells) -> None:
     """One heat map with its numbers written in."""
-    from tst_titan.report import drawing
+    from tst_titan.compare import drawing
 
     values = np.full((len(sizes), len(fractions)), np.nan)
-    texts = np.full(values.shape, drawing.GAP, dtype=object)
+    texts = np.full(values.shape, GAP, dtype=object)
     for (size, fraction), gain in gains.items():
         if gain.exists and fraction in fractions:
             cell = sizes.index(size), fractions.index(fraction)

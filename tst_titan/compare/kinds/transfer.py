@@ -31,7 +31,7 @@ from tst_titan.compare.spec import ComparisonSpec
 from tst_titan.text import value_text
 
 if TYPE_CHECKING:
-    from tst_titan.report.panels import Panel
+    from tst_titan.compare.drawing import Panel
 
 UNIT = "token steps per bag step"
 _MANY_RUNS = 8
@@ -75,7 +75,7 @@ class Transfer(Kind):
 
     def draw(self, results: Results, folder: Path) -> list[Panel]:
         """Worth against r, one line a bag size, groups side by side, the paper's in open markers."""
-        from tst_titan.report import drawing
+        from tst_titan.compare import drawing
 
         rows = results.best("transfer")
         worths = [row for row in rows if row.base == "worth"]
@@ -94,13 +94,13 @@ class Transfer(Kind):
                     drawing.line(
                         axes, line, "bag_fraction", look, width=0.9, hollow=metric != "worth", shift=shift
                     )
-            axes.axhline(1.0, color=drawing.INK, linewidth=0.8)
-            axes.set_title(group, color=drawing.INK)
+            axes.axhline(1.0, color=drawing.style.INK, linewidth=0.8)
+            axes.set_title(group, color=drawing.style.INK)
             axes.set_xlabel("Bag fraction r")
             axes.set_xticks(sorted({row.bag_fraction or 0.0 for row in worths if row.group == group}))
             axes.margins(y=0.18)
         places[0].set_ylabel("Token steps that a bag step replaces")
-        theirs = drawing.key("from the paper's", drawing.MUTED, marker="o", linestyle=":", hollow=True)
+        theirs = drawing.key("from the paper's", drawing.style.MUTED, marker="o", linestyle=":", hollow=True)
         drawing.legend(figure, looks.values(), [theirs] if len(rows) > 2 * len(worths) else [])
         told = "; ".join(
             f"{row.run} {BOUND_WORDS[row.bound]}{value_text(row.value, row.unit)}" for row in worths[:16]
