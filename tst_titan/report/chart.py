@@ -13,9 +13,8 @@ from plotly.offline import get_plotlyjs
 
 from tst_titan.compare.drawing.style import CSS_VARIABLES, MANY_KEYS, Look, looks_of
 from tst_titan.compare.numbers import Number
-from tst_titan.compare.results import HELDOUT
+from tst_titan.compare.results import HELDOUT, Results
 from tst_titan.report.draw_curves import curves_of, view_of
-from tst_titan.report.read import Experiment
 from tst_titan.report.text import AXES
 
 Trace = dict[str, Any]
@@ -34,7 +33,7 @@ def library() -> str:
     return str(get_plotlyjs())
 
 
-def loss_chart(experiment: Experiment) -> Markup:
+def loss_chart(experiment: Results) -> Markup:
     """JSON for a <script> element: traces, and the ranges of the loss by group.
 
     Returns:
@@ -133,7 +132,7 @@ def _points(rows: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _shown_at_first(experiment: Experiment) -> set[str]:
+def _shown_at_first(experiment: Results) -> set[str]:
     """All runs where they are few; else the baselines and the best runs of every group."""
     chosen: set[str] = set()
     for group in experiment.groups:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +21,11 @@ from matplotlib.transforms import ScaledTranslation, Transform
 from tst_titan.compare.drawing import style
 from tst_titan.compare.drawing.style import Look, save, series_looks
 from tst_titan.compare.numbers import Number, to_csv
-from tst_titan.files import write_atomically
+from tst_titan.compare.results import check_format
+from tst_titan.errors import UserError
+from tst_titan.files import read_object, write_atomically
 
+FIGURES_FORMAT = 1
 _ACROSS = 3
 Role = Literal["curves", "result"]
 
@@ -84,6 +88,32 @@ def finish(
         text = numbers.to_csv(index=False) if isinstance(numbers, pd.DataFrame) else to_csv(numbers)
         write_atomically(folder / csv, text)
     return Panel(name, role, title, caption, alt, f"{name}.svg", f"{name}.pdf", csv)
+
+
+def write_panels(folder: Path, experiment: str, scale: str, source: Path, panels: Sequence[Panel]) -> None:
+    """Write figures.json: whose figures lie in a folder, and the file that they were drawn from."""
+    content = {
+        "format": FIGURES_FORMAT, "experiment": experiment, "scale": scale, "source": source.as_posix(),
+        "panels": [asdict(panel) for panel in panels],
+    }  # fmt: skip
+    write_atomically(folder / "figures.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_panels(folder: Path) -> dict[str, Any]:
+    """Read figures.json of a figures folder.
+
+    Raises:
+        UserError: it is missing, of another format, or names a file that does not exist.
+    """
+    path = folder / "figures.json"
+    content = read_object(path, "draw the figures first")
+    check_format(content, path, FIGURES_FORMAT)
+    for panel in content["panels"]:
+        for kind in ("svg", "pdf", "csv"):
+            name = panel[kind]
+            if name is not None and not (folder / name).is_file():
+                raise UserError(f"{path}: names {name}, which does not exist; draw the figures again")
+    return content
 
 
 def shifts(count: int) -> list[float]:
