@@ -18,8 +18,12 @@ def report_code(*patterns):
 # An edit of one of these draws again (tests/report compares the lists with what is imported).
 SHARED = ["../text.py", "../compare/**/*.py", "text.py"]
 FIGURE_CODE = report_code("figures.py", "draw_*.py", *SHARED)
-PAGE_CODE = report_code("page.py", "provenance.py", "chart.*", "draw_curves.py", *SHARED)
-PAGE_CODE += report_code("published_table.py", "tables.py", "html.py", "*.html", "page.css")
+PAGE_CODE = report_code(
+    "page.py", "provenance.py", "chart.*", "draw_curves.py", *SHARED
+)
+PAGE_CODE += report_code(
+    "published_table.py", "tables.py", "html.py", "*.html", "page.css"
+)
 
 FIGURES = RESULTS + "/figures/{scale}/{experiment}"
 PAGES = RESULTS + "/report/{scale}/{experiment}.html"
