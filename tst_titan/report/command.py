@@ -76,10 +76,9 @@ def _table(arguments: argparse.Namespace) -> int:
 
 
 def _page(arguments: argparse.Namespace) -> int:
-    from tst_titan.report.page import Sources, write_page
+    from tst_titan.report.page import write_page
 
-    sources = Sources(arguments.figures, arguments.data, arguments.tables, arguments.project)
-    write_page(sources, arguments.out)
+    write_page(arguments.figures, arguments.out, arguments.data, arguments.tables, arguments.project)
     print(arguments.out)
     return 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,54 +25,47 @@ _FIRST_FIGURES = 2
 _MANY_RUNS = 24
 
 
-@dataclass(frozen=True)
-class Sources:
-    """What a page is made of.
-
-    Attributes:
-        figures: figures folder of the experiment; its figures.json names what they were drawn from.
-        data_manifests: manifests of the corpora that the experiment read.
-        tables: folder of the paper's tables by scale; the page links to those of its experiment.
-        project: the project's config file, shown as it is.
-    """
-
-    figures: Path
-    data_manifests: Sequence[Path] = ()
-    tables: Path | None = None
-    project: Path | None = None
-
-
-def write_page(sources: Sources, out: Path) -> None:
+def write_page(
+    figures: Path,
+    out: Path,
+    data: Sequence[Path] = (),
+    tables: Path | None = None,
+    project: Path | None = None,
+) -> None:
     """Write an experiment's page, ``<report>/<scale>/<experiment>.html``, and Plotly's script into ``<report>``.
 
     The same sources give the same bytes.
 
+    Args:
+        figures: figures folder of the experiment; its figures.json names what they were drawn from.
+        data: manifests of the corpora that the experiment read.
+        tables: folder of the paper's tables by scale; the page links to those of its experiment.
+        project: the project's config file, shown as it is.
+
     Raises:
         UserError: a source is missing or malformed.
     """
-    page = render_page(sources, out)
+    page = _rendered(figures, out, data, tables, project)
     library = _library(out)
     library.parent.mkdir(parents=True, exist_ok=True)
     write_if_changed(library, chart.library())
     write_atomically(out, page)
 
 
-def render_page(sources: Sources, out: Path) -> str:
-    """The page's HTML, with links relative to ``out``.
-
-    Raises:
-        UserError: a source is missing or malformed.
-    """
-    figures = read_panels(sources.figures)
-    panels = [_panel(panel, sources.figures, out) for panel in figures["panels"]]
+def _rendered(
+    folder: Path, out: Path, data: Sequence[Path], tables: Path | None, project: Path | None
+) -> str:
+    """The page's HTML, with links relative to ``out``."""
+    figures = read_panels(folder)
+    panels = [_panel(panel, folder, out) for panel in figures["panels"]]
     experiment = _drawn_from(figures)
     name, scale = figures["experiment"], figures["scale"]
     common = {
         "name": name,
         "scale": scale,
         "index": relative_link(_index(out), out),
-        "data": [data_section(path) for path in sources.data_manifests],
-        "project": _project(sources.project),
+        "data": [data_section(path) for path in data],
+        "project": _project(project),
         "command": f"snakemake {name} --config scale={scale}",
     }
     if experiment is None:
@@ -87,10 +79,10 @@ def render_page(sources: Sources, out: Path) -> str:
         return template("statistics.html", out).render(common | found)
     if (name, scale) != (experiment.name, experiment.scale):
         raise UserError(
-            f"{sources.figures}/figures.json: holds the figures of {name} at scale {scale}, but "
+            f"{folder}/figures.json: holds the figures of {name} at scale {scale}, but "
             f"{experiment.folder} is {experiment.name} at scale {experiment.scale}"
         )
-    own = _experiment(experiment, panels) | {"tables": _tables(experiment, sources.tables)}
+    own = _experiment(experiment, panels) | {"tables": _tables(experiment, tables)}
     library = relative_link(_library(out), out)
     return template("experiment.html", out).render(common | own, paper_source=SOURCE, library=library)
 
