@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 Winner = Literal["", "run", "reference", "undecided"]
 Bound = Literal["", "at_least", "at_most"]
 ON_HELDOUT = "heldout."
@@ -141,12 +143,11 @@ def difference(first: Number, second: Number, quantile: float, method: str = "")
 
 
 _LISTS = ("sources", "runs")
-_FLOATS = ("value", "stderr", "low", "high", "bag_size", "bag_fraction", "x")
-_WHOLE = ("n", "seed")
 COLUMNS = (
     "part", "group", "run", "reference", "seed", "bag_size", "bag_fraction", "x", "metric", "value", "stderr", "low",
     "high", "unit", "bound", "winner", "n", "method", "note", "reason", "runs", "sources",
 )  # fmt: skip
+_NUMBER = TypeAdapter(Number)
 assert set(COLUMNS) == {field.name for field in fields(Number)}
 
 
@@ -173,9 +174,6 @@ def from_csv(text: str) -> list[Number]:
         raise ValueError(f"its columns are {', '.join(reader.fieldnames or ())}, not {', '.join(COLUMNS)}")
     numbers = []
     for row in reader:
-        cells: dict[str, Any] = dict(row)
-        cells |= {name: float(row[name]) if row[name] else None for name in _FLOATS}
-        cells |= {name: int(row[name]) if row[name] else None for name in _WHOLE}
-        cells |= {name: tuple(json.loads(row[name])) if row[name] else () for name in _LISTS}
-        numbers.append(Number(**cells))
+        cells = {name: json.loads(cell) if name in _LISTS else cell for name, cell in row.items() if cell}
+        numbers.append(_NUMBER.validate_python({"value": None} | cells))
     return numbers
