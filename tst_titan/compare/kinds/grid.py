@@ -21,7 +21,7 @@ from tst_titan.compare.noise import LARGE, t_quantile
 from tst_titan.compare.numbers import ON_HELDOUT, Number, difference, merge_sources, missing
 from tst_titan.compare.results import Results, Sentence
 from tst_titan.compare.runs import RunData
-from tst_titan.compare.seeds import difference_over_seeds, mean_over_seeds, measured_on_same_text, values_of
+from tst_titan.compare.seeds import by_seed, difference_over_seeds, mean_over_seeds, measured_on_same_text
 from tst_titan.compare.sentences import COMPARED, between, in_group, said
 from tst_titan.compare.spec import ComparisonSpec, PublishedCell
 from tst_titan.config.comparison import ComparisonOptions
@@ -223,7 +223,8 @@ def _grid(
     for run in others:
         size, fraction = (float(run.axis(name) or 0) for name in _AXES)
         places.setdefault((size, fraction), []).append(run)
-    values, gains, theirs, their_gains = tables = _empty_tables()
+    tables: list[Cells] = [{} for _ in range(4)]
+    values, gains, theirs, their_gains = tables
     for place, here in sorted(places.items()):
         cell = _cell(here, metric, baselines, published_baseline, options)
         for what, table in zip(("", ".gain", ".paper", ".paper_gain"), tables, strict=True):
@@ -251,10 +252,6 @@ def _grid(
         counts = (len(sides), *(side.sum() for side in (own, published, own & published, own == published)))
         for what, count in zip(_BEATS, map(int, counts), strict=True):
             yield row(Number(count, "cells"), f".beats.{what}")
-
-
-def _empty_tables() -> tuple[Cells, Cells, Cells, Cells]:
-    return {}, {}, {}, {}
 
 
 def _cell(
@@ -292,7 +289,7 @@ def _gain(
     metric: str, here: Sequence[RunData], baselines: Sequence[RunData], options: ComparisonOptions
 ) -> Number:
     """How much better than the baseline (lower loss, higher accuracy), over seeds where there are several."""
-    ours, theirs = _by_seed(here, metric), _by_seed(baselines, metric)
+    ours, theirs = by_seed(here, metric), by_seed(baselines, metric)
     unit = next((number.unit for number in ours.values()), "")
     if not theirs:
         return missing(f"no equal-FLOPs baseline of this group has {metric}", unit)
@@ -303,9 +300,7 @@ def _gain(
         gap = _gap(metric, _having(here, metric)[0], _having(baselines, metric)[0], options)
     else:
         same_text = measured_on_same_text(metric, baselines[0], here[0])
-        gap = difference_over_seeds(values_of(theirs), values_of(ours), options.confidence, unit, same_text)[
-            2
-        ]
+        *_, gap = difference_over_seeds(theirs, ours, options.confidence, same_text)
     sign, ends = _sign(metric), [gap.low, gap.high]
     low, high = (None if end is None else sign * end for end in (ends if sign > 0 else reversed(ends)))
     return Number(sign * gap.number, unit, sources, gap.stderr, low, high, _GAIN_METHOD)
@@ -325,11 +320,6 @@ def _having(runs: Sequence[RunData], metric: str) -> list[RunData]:
     return [run for run in runs if metric in run.metrics and run.metrics[metric].exists]
 
 
-def _by_seed(runs: Sequence[RunData], metric: str) -> dict[int, Number]:
-    """A metric by seed, where it exists."""
-    return {run.spec.seed: run.metrics[metric] for run in _having(runs, metric)}
-
-
 def _mean(runs: Sequence[RunData], metric: str, options: ComparisonOptions) -> Number:
     """Mean over seeds with its interval; for one seed the run's own number."""
     numbers = [run.metrics[metric] for run in runs if metric in run.metrics]
@@ -339,8 +329,7 @@ def _mean(runs: Sequence[RunData], metric: str, options: ComparisonOptions) -> N
         return missing(reason, numbers[0].unit if numbers else "", merge_sources(*numbers))
     if len(found) == 1:
         return found[0]
-    values = np.array([number.number for number in found])
-    return mean_over_seeds(values, options.confidence, found[0].unit, merge_sources(*found))
+    return mean_over_seeds(found, options.confidence)
 
 
 def _published(runs: Sequence[RunData], metric: str) -> Number | None:
