@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tst_titan.compare.drawing import read_panels
+from tst_titan.compare.metrics import metric_of
 from tst_titan.compare.results import HELDOUT, Results, Sentence, read_results
 from tst_titan.errors import UserError
 from tst_titan.files import write_atomically, write_if_changed
@@ -17,7 +18,7 @@ from tst_titan.report.draw_curves import curve_note
 from tst_titan.report.html import inline_svg, relative_link, template
 from tst_titan.report.provenance import data_section, provenance_of
 from tst_titan.report.tables import grid_tables, pair_table, run_table, source_table
-from tst_titan.report.text import AXES, evidence, metric_name
+from tst_titan.report.text import AXES, evidence
 
 LIBRARY = "plotly.min.js"
 _FIRST_SENTENCES = {"result": 4, "noise": 2, "reproduction": 3, "warning": 3, "gap": 2}
@@ -177,7 +178,7 @@ def _tables(experiment: Results, folder: Path | None) -> list[dict[str, str]]:
         return []
     return [
         {
-            "title": f"{name.replace('_', ' ')}, {metric_name(table.metric).lower()}, {table.group}",
+            "title": f"{name.replace('_', ' ')}, {metric_of(table.metric).label.lower()}, {table.group}",
             "path": (folder / experiment.scale / name).as_posix(),
         }
         for name, table in experiment.facts.tables.items()

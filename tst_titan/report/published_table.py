@@ -12,13 +12,14 @@ from typing import Any
 from tst_titan import paper
 from tst_titan.compare.evaluations import NOT_SCORED
 from tst_titan.compare.kinds.grid import BAG_LOSS, grids_of
+from tst_titan.compare.metrics import metric_of
 from tst_titan.compare.numbers import Number, missing
 from tst_titan.compare.results import Results
 from tst_titan.compare.spec import TableReference
 from tst_titan.errors import UserError
 from tst_titan.report.html import template
 from tst_titan.report.tables import Grid, grid_cell
-from tst_titan.report.text import metric_name, number_text
+from tst_titan.report.text import number_text
 
 NOT_RUN = "not in this scale's grid"
 _COLUMNS = (
@@ -133,7 +134,7 @@ def as_html(experiment: Results, name: str, cells: Sequence[Entry], page: Path) 
         first = paper.published_sweeps(table=table.number).iloc[0]
         model = f"{first['model']}, {first['total_steps']:,} steps"
     grid = Grid(
-        title=f"{name.replace('_', ' ').capitalize()}: {metric_name(table.metric).lower()}",
+        title=f"{name.replace('_', ' ').capitalize()}: {metric_of(table.metric).label.lower()}",
         metric=table.metric,
         cells={place: grid_cell(cell.ours, cell.published) for place, cell in swept.items()},
         best=None,

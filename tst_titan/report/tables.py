@@ -24,7 +24,6 @@ from tst_titan.paper import SOURCE_SHORT
 from tst_titan.report.text import (
     cell_note,
     interval_text,
-    metric_name,
     number_text,
     signed_text,
 )
@@ -112,7 +111,9 @@ def run_table(experiment: Results) -> Table:
             rows.append(Row("published", "the paper's, at its size", tuple(short), cells, run.name))
     heads = ["Bag size" if name == _BAG_SIZE else metric_of(name).column for name in metrics]
     methods = {
-        metric_name(name): dict.fromkeys(n.method for n in experiment.select("run", metric=name) if n.method)
+        metric_of(name).label: dict.fromkeys(
+            n.method for n in experiment.select("run", metric=name) if n.method
+        )
         for name in metrics
     }
     told = [(name, "; ".join(list(found)[:3])) for name, found in methods.items() if found]
@@ -224,7 +225,7 @@ def grid_tables(experiment: Results) -> list[Grid]:
         cells, published = (cells_of(experiment, group, metric, what) for what in ("", ".paper"))
         tables.append(
             Grid(
-                title=metric_name(metric) + (f" · {group}" if group else ""),
+                title=metric_of(metric).label + (f" · {group}" if group else ""),
                 metric=metric,
                 cells={place: grid_cell(cell, published.get(place)) for place, cell in cells.items()},
                 best=best_of(experiment, group, metric),
