@@ -101,14 +101,12 @@ class Grid(Kind):
             ]
             if not gains:
                 continue
-            better = [gain for number, _, _, gain in gains if number > 0]
-            surely = sum(gain.low is not None and gain.low > 0 for gain in better)
             number, group, (size, fraction), gain = max(gains, key=lambda found: found[0])
             where = f"s = {size:g}, r = {fraction:g}" + (f" ({group})" if group else "")
             what = metric_of(metric).label.lower()
             return (
-                f"Of {len(gains)} cells {len(better)} beat the baseline of equal FLOPs in {what}, "
-                f"{surely} of them by more than the noise. Best: {where}, {abs(number):.4f} {gain.unit} "
+                f"{_tally([gain for *_, gain in gains], f' of equal FLOPs in {what}')}. "
+                f"Best: {where}, {abs(number):.4f} {gain.unit} "
                 f"{'better' if number > 0 else 'worse'}{between(gain, 4)}"
                 + (", which is partly luck." if len(gains) >= _MANY_CELLS else ".")
             )
@@ -357,6 +355,13 @@ def _rank_correlation(ours: Sequence[Number], theirs: Sequence[Number]) -> Numbe
     )
 
 
+def _tally(gains: Sequence[Number], which: str = "") -> str:
+    """How many cells beat the baseline."""
+    better = [gain for gain in gains if gain.number > 0]
+    surely = sum(gain.low is not None and gain.low > 0 for gain in better)
+    return f"Of {len(gains)} cells {len(better)} beat the baseline{which}, {surely} of them by more than the noise"
+
+
 def _results(results: Results, group: str, metric: str) -> Iterator[str]:
     """Best cell and how many beat the baseline."""
     words, place = metric_of(metric).words, best_of(results, group, metric)
@@ -364,14 +369,12 @@ def _results(results: Results, group: str, metric: str) -> Iterator[str]:
         return
     gains = [gain for gain in cells_of(results, group, metric, ".gain").values() if gain.exists]
     gain, value = (cells_of(results, group, metric, what)[place] for what in (".gain", ""))
-    better = [gain for gain in gains if gain.number > 0]
-    surely = [gain for gain in better if gain.low is not None and gain.low > 0]
     text = f"{abs(gain.number):.4f} {gain.unit} {'better' if gain.number > 0 else 'worse'} than the baseline"
     if gain.interval is not None:
         text += f" (gain {gain.interval[0]:+.4f} to {gain.interval[1]:+.4f})"
     yield (
         f"{in_group(group)}The best {words} is at s = {place[0]:g}, r = {place[1]:g}: {value.number:.4f}, {text}. "
-        f"Of {len(gains)} cells {len(better)} beat the baseline, {len(surely)} of them by more than the noise."
+        f"{_tally(gains)}."
     )
     if len(gains) >= _MANY_CELLS:
         luck = "its gain is flattered" if gain.number > 0 else "even so it is behind the baseline"
