@@ -136,7 +136,7 @@ def as_html(experiment: Results, name: str, cells: Sequence[Entry], page: Path) 
     grid = Grid(
         title=f"{name.replace('_', ' ').capitalize()}: {metric_of(table.metric).label.lower()}",
         metric=table.metric,
-        cells={place: grid_cell(cell.ours, cell.published) for place, cell in swept.items()},
+        cells={place: grid_cell(cell.ours, cell.published, whose="") for place, cell in swept.items()},
         best=None,
         baseline="not run" if baseline.ours is None else number_text(baseline.ours),
         published_baseline=number_text(baseline.published),

@@ -349,9 +349,9 @@ def _switch_cell(numbers: dict[str, Number]) -> Cell:
     return Cell(signed_text(height), height.value, cell_note(height), lines=lines, metric="switch")
 
 
-def grid_cell(number: Number | None, published: Number | None) -> Cell:
-    """Ours, and the paper's below it; without ours only the paper's."""
-    small = f"paper {number_text(published)}" if published is not None else ""
+def grid_cell(number: Number | None, published: Number | None, whose: str = "paper ") -> Cell:
+    """Ours, and the paper's below it after ``whose``; without ours only the paper's."""
+    small = whose + number_text(published) if published is not None else ""
     if number is None:
         return Cell("", small=small)
     is_bag = number.note == BAG_LOSS
