@@ -1,4 +1,4 @@
-"""A run's stage folders: read, checked against each other and against the config beside them."""
+"""A run's stage folders: manifests and logged lines, checked against each other and against the config beside them."""
 
 from __future__ import annotations
 
