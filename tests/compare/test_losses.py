@@ -210,6 +210,8 @@ def test_every_kind_reads_held_out_losses_first(tmp_path: Path) -> None:
     (best,) = sweep.best("sweep", base="best_difference")
     assert best.number == pytest.approx(law(3000) - law(2000), abs=1e-5)
     assert "nats per held-out token lower" in sweep.facts.answer
+    (at_one_rate,) = sweep.best("sweep", base="difference")  # named like a pair's scored difference
+    assert at_one_rate.metric == "heldout.difference" and at_one_rate.on_heldout
     seeds = make("seeds", [
         *(base(tmp_path, 2000, seed=seed) for seed in (1, 2)),
         *(bags(tmp_path, 3000, seed=seed) for seed in (1, 2)),
