@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,44 @@ def read_json(path: Path, default: Any) -> Any:
         return json.loads(path.read_text(encoding="utf8"))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return default
+
+
+def read_object(path: Path, hint: str) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        UserError: the file cannot be read (``hint`` says why that may be, or what to do) or does not hold an object.
+    """
+    return _object(_text(path, hint), str(path))
+
+
+def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The JSON objects in the lines of a file, each with where it stands: "metrics.jsonl, line 3".
+
+    Raises:
+        UserError: the file cannot be read, or a line does not hold an object.
+    """
+    for number, line in enumerate(_text(path, "").splitlines(), 1):
+        if line.strip():
+            yield (where := f"{path}, line {number}"), _object(line, where)
+
+
+def _text(path: Path, hint: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path}: cannot be read ({why})" + (f": {hint}" if hint else "")) from error
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{where}: is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: holds a {type(content).__name__}; an object was expected")
+    return content
 
 
 def allow_as_umask_says(path: Path) -> None:

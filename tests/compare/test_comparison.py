@@ -15,6 +15,7 @@ from fake_runs import SLOPE, baseline, first_pair, law, make, pairs, texts, tst,
 
 from tests.made_stages import write_heldout, write_run, write_tasks
 from tst_titan.compare import ComparisonSpec, load_spec, read_results, write_results
+from tst_titan.compare.kinds import kind_of
 from tst_titan.compare.metrics import metric_of
 from tst_titan.compare.numbers import Number, difference, from_csv, missing, to_csv
 from tst_titan.config.load import dump, parse
@@ -355,7 +356,7 @@ def test_wrong_specs_name_the_key(changes: dict[str, Any], message: str) -> None
     run = {"name": "a", "label": "a", "role": "tst", "stages": ["x"]}
     spec = {"experiment": "e", "scale": "cpu", "kind": "pair", "runs": [run]} | changes
     with pytest.raises(UserError, match=message):
-        parse(ComparisonSpec, spec, "spec")
+        kind_of(parse(ComparisonSpec, spec, "spec"))
 
 
 def test_same_name_twice_and_spec_files(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from tests.made_stages import Shape, write_run
-from tst_titan.compare.curves import read_metrics, run_curve, smooth, thin
-from tst_titan.compare.stages import read_path, read_stage
+from tst_titan.compare.curves import run_curve, smooth, thin
+from tst_titan.compare.stages import Line, read_lines, read_path, read_stage
 from tst_titan.errors import UserError
 
 STAGES = (("bag", 4, 100), ("token", 1, 300), ("decay", 1, 340))
@@ -97,8 +97,8 @@ def test_another_config_than_expected_is_refused(folders: tuple[str, ...]) -> No
         (1, {"start_step": 90}, "start_step is 90.*ends at step 100"),
         (2, {"flops": 1.0}, "flops is 1, but its parent"),
         (0, {"start_step": 5}, "first stage of a run starts at step 5"),
-        (0, {"phase": "warmup"}, "phase 'warmup' is unknown; valid: bag"),
-        (2, {"latents": "many"}, "'latents' is 'many'"),
+        (0, {"phase": "warmup"}, "key phase: found 'warmup': Input should be 'bag'"),
+        (2, {"latents": "many"}, "key latents: found 'many': Input should be a valid number"),
     ],
 )
 def test_stages_that_do_not_continue_each_other_are_refused(
@@ -114,7 +114,7 @@ def test_missing_manifest_and_missing_key_name_the_file(folders: tuple[str, ...]
     content = json.loads(path.read_text())
     del content["unique_data_tokens"]
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"decay-340/manifest\.json: key 'unique_data_tokens' is missing"):
+    with pytest.raises(UserError, match=r"decay-340/manifest\.json: missing key unique_data_tokens"):
         read_stage(folders[2])
     path.unlink()
     with pytest.raises(UserError, match="has not finished"):
@@ -137,8 +137,8 @@ def rewrite(folder: str, line: int, **changes: Any) -> None:
         (1, 0, {"data_tokens": 41000}, "data_tokens starts at 41000, but its parent had already"),
         (1, 0, {"step": 100}, "steps 100 to 300 were logged, but .* from step 101 to 300"),
         (2, -1, {"flops": 1e15}, "flops ends at 1e.15, above"),
-        (2, 0, {"loss": float("nan")}, "'loss' is nan; a run that diverged"),
-        (2, 0, {"loss": None}, "'loss' is None; a number was expected"),
+        (2, 0, {"loss": float("nan")}, "key loss: found nan: a run that diverged"),
+        (2, 0, {"loss": None}, "key loss: found None: Input should be a valid number"),
     ],
 )
 def test_inconsistent_metrics_are_refused(
@@ -153,7 +153,7 @@ def test_a_broken_line_is_named(folders: tuple[str, ...]) -> None:
     path = Path(folders[0]) / "metrics.jsonl"
     path.write_text(path.read_text() + '{"step": 1')
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 11: is not valid JSON"):
-        read_metrics(path)
+        read_lines(path, Line)
     path.write_text("")
     with pytest.raises(UserError, match="no logged step"):
-        read_metrics(path)
+        read_lines(path, Line)

@@ -10,11 +10,11 @@ import pytest
 from fake_runs import SLOPE, baseline, make, texts, tst, wsd
 
 from tests.made_stages import write_run
+from tst_titan.compare.drawing.style import styled
 from tst_titan.compare.kinds import kind_named
 from tst_titan.compare.kinds.switch import per_doubling
 from tst_titan.compare.numbers import Number
 from tst_titan.compare.results import Results
-from tst_titan.report.style import styled
 
 SIZES = (2, 4, 8)
 

@@ -20,17 +20,17 @@ from tests import made_stages as stages
 from tests.report import experiments
 from tests.report.conftest import Site, figures_folder
 from tst_titan.cli import main
-from tst_titan.compare import Results, read_results
+from tst_titan.compare import Results, drawing, read_results
+from tst_titan.compare.drawing.style import BAG_DASH, SERIES, looks_of, styled
 from tst_titan.compare.kinds import kind_named
 from tst_titan.compare.kinds.corpus_statistics import draw_mutual_information
 from tst_titan.compare.kinds.grid import paper_grid
 from tst_titan.compare.numbers import Number, from_csv, to_csv
 from tst_titan.data.mutual_information import Row, fit_power_law
 from tst_titan.paper import published_runs, published_sweeps
-from tst_titan.report import draw_curves, drawing
+from tst_titan.report import draw_curves
 from tst_titan.report.chart import loss_chart
 from tst_titan.report.draw_results import draw_accuracy, draw_seeds
-from tst_titan.report.style import BAG_DASH, SERIES, looks_of, styled
 
 CURVES = ["loss_steps", "loss_flops", "loss_data_tokens", "loss_hours"]
 

@@ -233,7 +233,7 @@ def test_large_experiments_inline_one_static_curve_and_link_the_others(
     monkeypatch.setattr(page, "_MANY_RUNS", 4)
     for name, inlined in (("figure_3", 4), ("figure_4", 1)):
         out = tmp_path / "cpu" / f"{name}.html"
-        page.write_page(page.Sources(figures_folder(site.folders[name])), out)
+        page.write_page(figures_folder(site.folders[name]), out)
         document = lxml.html.fromstring(out.read_text())
         assert len(document.find_class("static-curves")[0].findall(".//svg")) == inlined
         links = [link.get("href") for link in document.iterfind(".//figcaption//a")]

@@ -131,8 +131,7 @@ def test_rules_build_redraw_what_an_edit_touches_and_fill_snakemakes_report(repo
 def imports_of(path: Path) -> set[Path]:
     """Modules of the report and tst_titan.text that a module imports, directly or through another; itself too."""
     found: set[Path] = set()
-    # What compare/ imports of the report: each kind draws its own figures.
-    waiting = [path, *(COMPARE.rglob("*.py") if path.name == "figures.py" else ())]
+    waiting = [path]
     while waiting:
         module = waiting.pop()
         if module in found:
@@ -150,20 +149,24 @@ def imports_of(path: Path) -> set[Path]:
 
 
 @pytest.mark.parametrize(
-    ("module", "variable", "beside"),
+    ("modules", "variable", "beside"),
     [
-        ("figures.py", "FIGURE_CODE", set()),
-        ("page.py", "PAGE_CODE", {"chart.js", "page.css", *(path.name for path in REPORT.glob("*.html"))}),
-        ("published_table.py", "TABLE_CODE", {"published_table.html", "page.css"}),
+        (["figures.py"], "FIGURE_CODE", set()),
+        (["page.py", "published_table.py"], "PAGE_CODE",
+         {"chart.js", "page.css", *(path.name for path in REPORT.glob("*.html"))}),
     ],
-)
-def test_rules_list_every_module_that_they_draw_with(module: str, variable: str, beside: set[str]) -> None:
+)  # fmt: skip
+def test_rules_list_every_module_that_they_draw_with(
+    modules: list[str], variable: str, beside: set[str]
+) -> None:
     rules = (REPOSITORY / "workflow/rules/report.smk").read_text()
     code = rules[rules.index("def report_code") : rules.index("FIGURES =")]
     names: dict[str, Any] = {"ROOT": REPOSITORY}
     exec(code, names)
     listed = {Path(path).resolve() for path in names[variable]}
-    imported = {path for path in imports_of(REPORT / module) if not path.is_relative_to(COMPARE)}
+    imported = {path for module in modules for path in imports_of(REPORT / module)} - set(
+        COMPARE.rglob("*.py")
+    )
     assert listed == imported | {REPORT / name for name in beside} | set(COMPARE.rglob("*.py"))
 
 

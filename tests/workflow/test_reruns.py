@@ -58,7 +58,7 @@ def test_the_report_is_there_with_both_runs(project):
     ("path", "old", "new", "expected"),
     [
         ("tst_titan/report/base.html", "<title>", "<title>Edited ", {"page": 1, "report": 1}),
-        ("tst_titan/report/style.py", '"""', '"""Edited. ', AFTER_COMPARE),
+        ("tst_titan/compare/drawing/style.py", '"""', '"""Edited. ', AFTER_COMPARE),
         ("tst_titan/compare/arithmetic.py", '"""', '"""Edited. ', {"compare": 1, **AFTER_COMPARE}),
         (SCALE, "limit: 20", "limit: 10", {"evaluate_tasks": 2, "compare": 1, **AFTER_COMPARE}),
         (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tst_titan.compare.kinds import Kind
 from tst_titan.compare.numbers import ON_HELDOUT, Number
 from tst_titan.compare.results import Results, RunFacts
-from tst_titan.compare.sentences import BOUND_WORDS, best_rows, between, name_of, one_per_labels
+from tst_titan.compare.sentences import BOUND_WORDS, between, name_of, one_per_labels
 
 _HELDOUT = "nats per held-out token"
 _TRAINING = "nats per training token"
@@ -101,7 +101,7 @@ def _one(results: Results, finding: Finding) -> str:
             f"{run} and {reference} cannot be told apart: the difference is {gap.number:+.4f} {finding.unit}"
         )
     text += f"{_interval(finding)}, {_cost(results, finding)}."
-    rows = best_rows(results, finding.run.name, finding.reference.name)
+    rows = results.of_pair(finding.run.name, finding.reference.name)
     times, steps = (rows.get(f"equal_loss.{what}.steps") for what in ("speedup", "at"))
     if times is not None and steps is not None and steps.exists and times.number > 1:
         bound = BOUND_WORDS[times.bound]

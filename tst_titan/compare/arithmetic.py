@@ -52,14 +52,12 @@ class Crossing:
         status: "reached"; "never" if the curve ends above the target; "before" if it starts below it.
         position: where, in the unit of x; None unless reached.
         low, high: confidence interval; an end is None where it lies outside the curve.
-        reached_share: share of the redraws in which the curve passes the target.
     """
 
     status: Literal["reached", "never", "before"]
     position: float | None = None
     low: float | None = None
     high: float | None = None
-    reached_share: float = 0.0
 
 
 def crossing_positions(x: np.ndarray, y: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -162,9 +160,7 @@ def length_crossing(
     def back(end: float | None) -> float | None:
         return None if end is None else float(np.exp(end))
 
-    return Crossing(
-        found.status, back(found.position), back(found.low), back(found.high), found.reached_share
-    )
+    return Crossing(found.status, back(found.position), back(found.low), back(found.high))
 
 
 def interpolate_finals(
@@ -297,7 +293,7 @@ def recovery(
     position = float(first(np.array([[gap.mean for gap in gaps]]))[0])
     drawn = first(redraw(gaps, mean_of_windows(np.zeros(gaps[0].n)), samples, np.random.default_rng(seed))[0])
     if position == steps[0]:
-        return Crossing("before", reached_share=1.0)
+        return Crossing("before")
     return _placed(position, drawn, confidence)
 
 
@@ -311,17 +307,12 @@ def _crossing(
 
 def _placed(position: float, drawn: np.ndarray, confidence: float) -> Crossing:
     """A position with the interval of its redraws; infinite where the target lies outside what was run."""
-    share = float(np.isfinite(drawn).mean())
     if not np.isfinite(position):
-        return Crossing("never" if position > 0 else "before", reached_share=share)
+        return Crossing("never" if position > 0 else "before")
     # Quantiles that are members of the sample, so that an open end (inf) is never averaged with a number.
     tail = (1 - confidence) / 2
     low = float(np.quantile(drawn, tail, method="lower"))
     high = float(np.quantile(drawn, 1 - tail, method="higher"))
     return Crossing(
-        "reached",
-        position,
-        low if np.isfinite(low) else None,
-        high if np.isfinite(high) else None,
-        share,
+        "reached", position, low if np.isfinite(low) else None, high if np.isfinite(high) else None
     )

@@ -8,7 +8,7 @@ import pandas as pd
 
 from tst_titan.compare.answer import make_answer
 from tst_titan.compare.curves import smooth, thin
-from tst_titan.compare.kinds import kind_named
+from tst_titan.compare.kinds import kind_of
 from tst_titan.compare.pairs import compare_pair, family_of, references_of
 from tst_titan.compare.results import CURVE_HEAD, HELDOUT, TRAINING, Facts, Results
 from tst_titan.compare.runs import FileCache, RunData, load_run
@@ -27,7 +27,7 @@ def compare(spec: ComparisonSpec) -> Results:
         UserError: a run's files are missing or malformed, do not continue each other, or were made with
             another config than the one beside them.
     """
-    cache, options, kind = FileCache(), spec.options, kind_named(spec.kind)
+    cache, options, kind = FileCache(), spec.options, kind_of(spec)
     runs = [load_run(run, options, cache) for run in spec.runs]
     pairs = [(other, run) for run in runs for other in references_of(run, runs, kind)]
     numbers = [number for run in runs for number in run.numbers()]

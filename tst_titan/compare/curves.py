@@ -20,70 +20,42 @@ is always that of next-token prediction, in the bag phase too; ``bag_loss`` is b
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.signal import savgol_filter
 
 from tst_titan.compare.noise import MeanWithError, mean_of_windows
-from tst_titan.compare.stages import Stage
+from tst_titan.compare.stages import Line, Measurement, Stage, as_frame, read_lines
 from tst_titan.errors import UserError
 
 CUMULATIVE = ("latents", "data_tokens", "flops", "hours", "device_hours")
 CURVE_COLUMNS = (
     "stage", "segment", "phase", "bag_size", "step", *CUMULATIVE, "loss", "comparable", "lr", "grad_norm",
 )  # fmt: skip
-_LOGGED = ("step", "loss", "latents", "data_tokens", "flops", "seconds", "lr", "grad_norm")
-_MEASURED = ("step", "token_loss", "bag_loss", "latents", "data_tokens", "flops")
-_MAY_BE_NULL = ("lr", "grad_norm", "bag_loss")
 _ROUNDING = 1e-3  # nats per token by which a mean and the mean of its rounded windows may differ
-
-
-def read_metrics(path: Path) -> pd.DataFrame:
-    """The lines of one metrics.jsonl.
-
-    Returns:
-        Columns step, loss, latents, data_tokens, flops, seconds, lr, grad_norm, all float but step; other
-        keys of the lines (expert load, throughput) are left out.
-
-    Raises:
-        UserError: the file is missing or empty, a line is not JSON, lacks a key, or holds something that is
-            not a finite number.
-    """
-    rows = _read_lines(path, _LOGGED)
-    frame = pd.DataFrame(rows, columns=list(_LOGGED)).astype(float)
-    return frame.astype({"step": int})
 
 
 def read_measurements(path: Path) -> pd.DataFrame:
     """The lines of one heldout.jsonl.
 
     Returns:
-        Columns step, token_loss, bag_loss (NaN in a token phase), latents, data_tokens, flops, and windows: the loss of
-        every window, float64 arrays of one shape.
+        The columns of ``Measurement``, bag_loss NaN in a token phase, windows float64 arrays of one shape.
 
     Raises:
-        UserError: as ``read_metrics``; or a line's windows are no numbers or not those of the first line, or their mean
-            is not the line's loss.
+        UserError: as ``read_lines``; or a line has not as many windows as the first, or their mean is not its loss.
     """
-    rows = _read_lines(path, _MEASURED, ("windows",))
-    for number, row in enumerate(rows, 1):
-        windows, where = row["windows"], f"{path}, measurement {number}"
-        try:
-            row["windows"] = np.array(windows, dtype=float).reshape(len(rows[0]["windows"]))
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"{where}: 'windows' are not the numbers that the first line has: {error}"
-            ) from error
-        if not abs(row["windows"].mean() - row["token_loss"]) <= _ROUNDING:
-            raise UserError(
-                f"{where}: token_loss is {row['token_loss']}, the mean of its windows {row['windows'].mean():.5f}"
-            )
-    return pd.DataFrame(rows).astype({"step": int})
+    frame = as_frame(read_lines(path, Measurement))
+    frame["windows"] = frame["windows"].map(np.array)
+    for number, (loss, windows) in enumerate(zip(frame["token_loss"], frame["windows"], strict=True), 1):
+        where = f"{path}, measurement {number}"
+        if windows.size != frame["windows"][0].size:
+            raise UserError(f"{where}: has {windows.size} windows, the first has {frame['windows'][0].size}")
+        if abs(windows.mean() - loss) > _ROUNDING:
+            raise UserError(f"{where}: token_loss is {loss}, the mean of its windows {windows.mean():.5f}")
+    return frame
 
 
 def run_curve(stages: Sequence[Stage], cache: dict[str, pd.DataFrame] | None = None) -> pd.DataFrame:
@@ -91,7 +63,7 @@ def run_curve(stages: Sequence[Stage], cache: dict[str, pd.DataFrame] | None = N
 
     Args:
         stages: root first, as ``tst_titan.compare.stages.read_path`` returns them.
-        cache: keeps ``read_metrics`` by path between runs that share stages.
+        cache: keeps the lines by path between runs that share stages.
 
     Raises:
         UserError: steps or cumulative columns that do not increase, inside a stage or over a boundary; a row
@@ -101,19 +73,18 @@ def run_curve(stages: Sequence[Stage], cache: dict[str, pd.DataFrame] | None = N
     parts = []
     device_seconds = 0.0
     for stage in stages:
-        path = stage.metrics_path
+        path = stage.metrics
         if stage.logged is None and path not in cache:
-            cache[path] = read_metrics(Path(path))
+            cache[path] = as_frame(read_lines(Path(path), Line))
         metrics = cache[path] if stage.logged is None else stage.logged
-        before = stage.number("seconds") - stage.number("stage_seconds")
-        world = stage.number("world_size")
+        before = stage.seconds - stage.stage_seconds
         part = metrics[["step", "latents", "data_tokens", "flops", "loss", "lr", "grad_norm"]].copy()
         part["hours"] = (before + metrics["seconds"]) / 3600
-        part["device_hours"] = (device_seconds + world * metrics["seconds"]) / 3600
+        part["device_hours"] = (device_seconds + stage.world_size * metrics["seconds"]) / 3600
         part = part.assign(stage=stage.directory, phase=stage.phase, bag_size=stage.bag_size)
         part["comparable"] = stage.is_comparable
         _check_stage(part, stage, path, first_step=stage.start_step + 1)
-        device_seconds += world * stage.number("stage_seconds")
+        device_seconds += stage.world_size * stage.stage_seconds
         parts.append(part)
     curve = pd.concat(parts, ignore_index=True)
     _check_increasing(curve)
@@ -212,62 +183,23 @@ def thin(curve: pd.DataFrame, points: int) -> pd.DataFrame:
     return pd.concat(kept)
 
 
-def _read_lines(path: Path, keys: Sequence[str], unchecked: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The wanted keys of all lines of a file."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    rows = [
-        _parse(line, f"{path}, line {number}", keys, unchecked)
-        for number, line in enumerate(lines, 1)
-        if line.strip()
-    ]
-    if not rows:
-        raise UserError(f"{path}: holds no logged step")
-    return rows
-
-
-def _parse(line: str, where: str, keys: Sequence[str], unchecked: Sequence[str]) -> dict[str, Any]:
-    """The wanted keys of one line, numbers but for the unchecked ones."""
-    try:
-        found = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where}: is not valid JSON: {error}") from error
-    row = {}
-    for key in (*keys, *unchecked):
-        if not isinstance(found, dict) or key not in found:
-            raise UserError(f"{where}: key '{key}' is missing")
-        value = found[key]
-        if key in unchecked:
-            pass
-        elif value is None and key in _MAY_BE_NULL:
-            value = float("nan")
-        elif isinstance(value, bool) or not isinstance(value, int | float):
-            raise UserError(f"{where}: '{key}' is {value!r}; a number was expected")
-        elif not np.isfinite(value) and key not in _MAY_BE_NULL:
-            raise UserError(f"{where}: '{key}' is {value}; a run that diverged cannot be compared")
-        row[key] = value
-    return row
-
-
 def _check_stage(part: pd.DataFrame, stage: Stage, path: str, first_step: int) -> None:
     """Refuse rows outside their stage, or that count more than its manifest says in the end."""
     low, high = int(part["step"].iloc[0]), int(part["step"].iloc[-1])
     if low < first_step or high > stage.end_step:
         raise UserError(
-            f"{path}: steps {low} to {high} were logged, but {stage.manifest_path} says that the stage goes "
+            f"{path}: steps {low} to {high} were logged, but {stage.manifest} says that the stage goes "
             f"from step {first_step} to {stage.end_step}"
         )
     for key in ("latents", "data_tokens", "flops"):
         first, last = float(part[key].iloc[0]), float(part[key].iloc[-1])
-        total = stage.number(key)
+        total = getattr(stage, key)
         if last > total * (1 + 1e-9):
             raise UserError(
-                f"{path}: {key} ends at {last:g}, above the {total:g} of {stage.manifest_path}; "
+                f"{path}: {key} ends at {last:g}, above the {total:g} of {stage.manifest}; "
                 "the files are not of the same run"
             )
-        before = total - stage.number(f"stage_{key}")
+        before = total - getattr(stage, f"stage_{key}")
         if first < before * (1 - 1e-9):
             raise UserError(
                 f"{path}: {key} starts at {first:g}, but its parent had already reached {before:g}; "

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from tst_titan.compare.metrics import HELDOUT, HIGHER, LOWER, METRICS, TASK
 from tst_titan.compare.noise import LARGE, t_quantile
 from tst_titan.compare.numbers import Number, merge_sources, missing, with_error
-from tst_titan.compare.results import read_json
 from tst_titan.errors import UserError
+from tst_titan.files import read_object
 from tst_titan.paper import SEVEN_TASKS
 
 NOT_ASKED = "not evaluated: the experiment asks for none"
@@ -32,7 +32,7 @@ def read_heldout(path: str | None, manifest: str, confidence: float) -> dict[str
     """
     if path is None:
         return {name: missing(NOT_ASKED, METRICS[name].unit) for name in HELDOUT}
-    found = read_json(Path(path), "the held-out evaluation has not finished")
+    found = read_object(Path(path), "the held-out evaluation has not finished")
     named = found.get("manifest")
     if isinstance(named, str) and not _same_file(named, manifest):
         raise UserError(f"{path}: scores the model of {named}, but the run ends with {manifest}")
@@ -71,7 +71,7 @@ def read_tasks(
     """
     if path is None:
         return {name: missing(NOT_ASKED, "%") for name in ("average_accuracy", "mmlu")}, ()
-    tasks = read_json(Path(path), "the task evaluation has not finished").get("tasks")
+    tasks = read_object(Path(path), "the task evaluation has not finished").get("tasks")
     if not isinstance(tasks, dict):
         raise UserError(f"{path}: key 'tasks' is {type(tasks).__name__}; an object of tasks was expected")
     quantile = t_quantile(confidence, LARGE)

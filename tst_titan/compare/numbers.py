@@ -10,10 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 Winner = Literal["", "run", "reference", "undecided"]
 Bound = Literal["", "at_least", "at_most"]
 ON_HELDOUT = "heldout."
 """Prefix of a metric that was read off held-out losses; the same of training losses has the name without it."""
+_SCORED = "heldout.difference"  # of a pair: between the final models' evaluations
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,13 @@ class Number:
     @property
     def base(self) -> str:
         """Its metric, whichever losses it was read off."""
-        return self.metric.removeprefix(ON_HELDOUT)
+        return self.metric.removeprefix(ON_HELDOUT) if self.on_heldout else self.metric
 
     @property
     def on_heldout(self) -> bool:
         """Whether it was read off held-out losses that were measured during training."""
-        return self.metric.startswith(ON_HELDOUT)
+        scored = self.part == "pair" and self.metric.startswith(_SCORED)
+        return self.metric.startswith(ON_HELDOUT) and not scored
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -139,12 +143,11 @@ def difference(first: Number, second: Number, quantile: float, method: str = "")
 
 
 _LISTS = ("sources", "runs")
-_FLOATS = ("value", "stderr", "low", "high", "bag_size", "bag_fraction", "x")
-_WHOLE = ("n", "seed")
 COLUMNS = (
     "part", "group", "run", "reference", "seed", "bag_size", "bag_fraction", "x", "metric", "value", "stderr", "low",
     "high", "unit", "bound", "winner", "n", "method", "note", "reason", "runs", "sources",
 )  # fmt: skip
+_NUMBER = TypeAdapter(Number)
 assert set(COLUMNS) == {field.name for field in fields(Number)}
 
 
@@ -171,9 +174,6 @@ def from_csv(text: str) -> list[Number]:
         raise ValueError(f"its columns are {', '.join(reader.fieldnames or ())}, not {', '.join(COLUMNS)}")
     numbers = []
     for row in reader:
-        cells: dict[str, Any] = dict(row)
-        cells |= {name: float(row[name]) if row[name] else None for name in _FLOATS}
-        cells |= {name: int(row[name]) if row[name] else None for name in _WHOLE}
-        cells |= {name: tuple(json.loads(row[name])) if row[name] else () for name in _LISTS}
-        numbers.append(Number(**cells))
+        cells = {name: json.loads(cell) if name in _LISTS else cell for name, cell in row.items() if cell}
+        numbers.append(_NUMBER.validate_python({"value": None} | cells))
     return numbers

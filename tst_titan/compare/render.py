@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from tst_titan.compare.elsewhere import FILES
+from tst_titan.compare.kinds import kind_of
 from tst_titan.compare.spec import ComparisonSpec, PublishedCell, RunSpec, TableReference
 from tst_titan.config.experiment import PublishedRun
 from tst_titan.config.experiment import RunSpec as Spec
@@ -48,7 +49,7 @@ def make_spec(project: Project, experiment: Experiment) -> ComparisonSpec:
         )
         for name, table in config.tables.items()
     }  # fmt: skip
-    return ComparisonSpec(
+    spec = ComparisonSpec(
         experiment=experiment.name, scale=project.scale_name, kind=config.kind, title=config.title,
         question=config.shows, caveat=caveat,
         paper=config.paper[0] if config.paper else None, metrics=config.metrics, tables=tables,
@@ -56,6 +57,8 @@ def make_spec(project: Project, experiment: Experiment) -> ComparisonSpec:
         runs=(*(_run_spec(project, experiment, run) for run in experiment.runs),
               *(_elsewhere(experiment.name, name, run) for name, run in experiment.elsewhere.items())),
     )  # fmt: skip
+    kind_of(spec)
+    return spec
 
 
 def _run_spec(project: Project, experiment: Experiment, run: Run) -> RunSpec:

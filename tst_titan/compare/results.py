@@ -11,37 +11,18 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from tst_titan.compare.numbers import Number, from_csv, to_csv
+from tst_titan.compare.numbers import ON_HELDOUT, Number, from_csv, to_csv
 from tst_titan.compare.spec import Heading, RunHeading
+from tst_titan.compare.stages import StageFacts
 from tst_titan.config.load import parse
 from tst_titan.config.schema import Strict
 from tst_titan.errors import UserError
-from tst_titan.files import write_atomically
+from tst_titan.files import read_object, write_atomically
 
 FORMAT = 2
 CURVE_HEAD = ("run", "label", "role", "seed", "group", "measured_on")
 TRAINING, HELDOUT = "training", "heldout"
 _DRAWN = ("phase", "bag_size", "step", "data_tokens", "flops", "hours", "loss", "smoothed", "comparable")
-
-
-class StageFacts(Strict):
-    """One stage of a run."""
-
-    directory: str
-    phase: str
-    bag_size: int
-    start_step: int
-    end_step: int
-
-    @property
-    def manifest(self) -> str:
-        """Path of manifest.json."""
-        return f"{self.directory}/manifest.json"
-
-    @property
-    def metrics(self) -> str:
-        """Path of metrics.jsonl."""
-        return f"{self.directory}/metrics.jsonl"
 
 
 class RunFacts(RunHeading):
@@ -152,6 +133,10 @@ class Results:
         better = {(row.group, row.run, row.reference, row.base) for row in rows if row.on_heldout}
         return [row for row in rows if (row.group, row.run, row.reference, row.metric) not in better]
 
+    def of_pair(self, run: str, reference: str) -> dict[str, Number]:
+        """What is known best of a pair, by metric."""
+        return {row.base: row for row in self.best("pair", run=run, reference=reference)}
+
     def get(self, part: str, run: str, metric: str, reference: str = "") -> Number | None:
         """The number of a run (or variant), against a reference if the part has any; None if there is no such row."""
         return self._index.get((part, run, reference, metric))
@@ -177,6 +162,10 @@ class Results:
     def measured_on(self, runs: Iterable[RunFacts]) -> str:
         """The losses that the curves of these runs are read by: held-out ones where all of them have some."""
         return HELDOUT if all(len(self.curve(run.name, HELDOUT)) for run in runs) else TRAINING
+
+    def final_loss(self, runs: Iterable[RunFacts]) -> str:
+        """The metric of these runs' final losses, of the same kind as their curves."""
+        return f"{ON_HELDOUT}final_loss" if self.measured_on(runs) == HELDOUT else "final_loss"
 
     @cached_property
     def _parts(self) -> dict[str, list[Number]]:
@@ -213,7 +202,7 @@ def read_results(path: Path) -> Results:
         UserError: a file is missing, malformed, of another format, or of another comparison.
     """
     path = path / "comparison.json" if path.is_dir() or path.suffix != ".json" else path
-    content = read_json(path, "compare the experiment first")
+    content = read_object(path, "compare the experiment first")
     check_format(content, path, FORMAT)
     facts = parse(Facts, content, path)
     folder = path.parent
@@ -228,23 +217,6 @@ def read_results(path: Path) -> Results:
                 "only; compare the experiment again"
             )
     return Results(facts, numbers, curves, folder)
-
-
-def read_json(path: Path, hint: str) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        UserError: the file cannot be read (``hint`` says why that may be, or what to do) or does not hold an object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}): {hint}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}; an object was expected")
-    return content
 
 
 def check_format(content: dict[str, Any], path: Path, expected: int) -> None:

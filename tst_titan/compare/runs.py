@@ -15,9 +15,9 @@ from tst_titan.compare.evaluations import read_heldout, read_tasks
 from tst_titan.compare.metrics import METRICS, TASK
 from tst_titan.compare.noise import MeanWithError, mean_of_windows
 from tst_titan.compare.numbers import ON_HELDOUT, Number, missing, with_error
-from tst_titan.compare.results import RunFacts, StageFacts
+from tst_titan.compare.results import RunFacts
 from tst_titan.compare.spec import PublishedCell, RunHeading, RunSpec
-from tst_titan.compare.stages import Stage, read_path
+from tst_titan.compare.stages import Stage, StageFacts, read_path
 from tst_titan.config.comparison import ComparisonOptions
 from tst_titan.config.experiment import PublishedRun
 from tst_titan.errors import UserError
@@ -127,7 +127,7 @@ def load_run(spec: RunSpec, options: ComparisonOptions, cache: FileCache) -> Run
     if heldout is not None:
         last, of = mean_of_windows(heldout["windows"].iloc[-1]), (f"{stages[-1].directory}/heldout.jsonl",)
         metrics[f"{ON_HELDOUT}final_loss"] = measured_mean(last, options.confidence, of)
-    metrics |= read_heldout(spec.heldout, stages[-1].manifest_path, options.confidence)
+    metrics |= read_heldout(spec.heldout, stages[-1].manifest, options.confidence)
     accuracies, limited = read_tasks(spec.tasks, options.accuracy, options.confidence)
     facts = _facts(spec, stages, final, limited)
     return RunData(spec, stages, curve, heldout, final, metrics | accuracies, published_metrics(spec), facts)
@@ -135,27 +135,27 @@ def load_run(spec: RunSpec, options: ComparisonOptions, cache: FileCache) -> Run
 
 def budget_metrics(stages: Sequence[Stage]) -> dict[str, Number]:
     """What a run cost and read, from its manifests."""
-    last, every = stages[-1], tuple(stage.manifest_path for stage in stages)
+    last, every = stages[-1], tuple(stage.manifest for stage in stages)
     bag = [stage for stage in stages if not stage.is_comparable]
-    of_bags = tuple(stage.manifest_path for stage in bag) or every[-1:]
-    device_seconds = sum(stage.number("stage_seconds") * stage.number("world_size") for stage in stages)
+    of_bags = tuple(stage.manifest for stage in bag) or every[-1:]
+    device_seconds = sum(stage.stage_seconds * stage.world_size for stage in stages)
     time = "training time alone"
     return {
         "steps": Number(last.end_step, "steps", every[-1:]),
         "bag_steps": Number(sum(stage.end_step - stage.start_step for stage in bag), "steps", of_bags),
         **{
-            name: Number(last.number(key), METRICS[name].unit, every[-1:])
+            name: Number(getattr(last, key), METRICS[name].unit, every[-1:])
             for name, key in (("latents",) * 2, ("data_tokens",) * 2, ("unique_data_tokens",) * 2,
                               ("epochs", "epochs_read"), ("flops",) * 2)
         },
-        "hours": Number(last.number("seconds") / 3600, "hours", every[-1:], method=time),
+        "hours": Number(last.seconds / 3600, "hours", every[-1:], method=time),
         "device_hours": Number(device_seconds / 3600, "device-hours", every, method=time),
     }  # fmt: skip
 
 
 def loss_metrics(last: Stage, final: FinalLoss, confidence: float) -> dict[str, Number]:
     """Final training losses; a run that ends in its bag phase has a bag loss instead."""
-    source = (last.metrics_path,)
+    source = (last.metrics,)
     mean = measured_mean(final.mean, confidence, source)
     if final.comparable:
         newest = Number(final.last, LOSS_UNIT, source, method="last logged step")
@@ -244,27 +244,25 @@ def _facts(spec: RunSpec, stages: Sequence[Stage], final: FinalLoss, limited: tu
     for stage in stages:
         if not stage.is_comparable and sizes[-1:] != [stage.bag_size]:
             sizes.append(stage.bag_size)
-    manifest = stages[-1].manifest
+    last = stages[-1]
     return RunFacts(
         **{name: getattr(spec, name) for name in RunHeading.model_fields},
         bag_sizes=tuple(sizes), bag_loss_only=not final.comparable, limited=limited,
-        parameters=(manifest.get("parameters") or {}).get("total"),
-        device=str((manifest.get("machine") or {}).get("device")), data_identity=str(manifest.get("data_identity")),
+        parameters=(last.parameters or {}).get("total"), device=str((last.machine or {}).get("device")),
+        data_identity=str(last.data_identity),
         stages=tuple(
-            StageFacts(directory=stage.directory, phase=stage.phase, bag_size=stage.bag_size,
-                       start_step=stage.start_step, end_step=stage.end_step)
-            for stage in stages
+            StageFacts(**{name: getattr(stage, name) for name in StageFacts.model_fields}) for stage in stages
         ),
     )  # fmt: skip
 
 
 def _check_final(last: Stage, curve: pd.DataFrame, final: FinalLoss) -> None:
     """Refuse a manifest whose final loss is not the one that metrics.jsonl ends with."""
-    claimed = last.manifest.get("final_loss")
+    claimed = last.final_loss
     if claimed is None or curve["step"].iloc[-1] != last.end_step:
         return
     if abs(claimed - final.last) > 1e-3 * max(abs(claimed), 1.0):
         raise UserError(
-            f"{last.manifest_path}: final_loss is {claimed}, but {last.metrics_path} ends with {final.last}; "
+            f"{last.manifest}: final_loss is {claimed}, but {last.metrics} ends with {final.last}; "
             "the files are not of the same run"
         )

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 from scipy import stats
 
-from tst_titan.compare.metrics import METRICS
 from tst_titan.compare.noise import t_quantile
 from tst_titan.compare.numbers import ON_HELDOUT, Number, merge_sources, with_error
 from tst_titan.compare.runs import RunData
@@ -18,22 +17,19 @@ SEED_METRICS = (f"{ON_HELDOUT}final_loss", "final_loss", "heldout_nats_per_token
 PAIRED = "paired"
 
 
-def mean_over_seeds(
-    values: np.ndarray, confidence: float, unit: str = "", sources: tuple[str, ...] = ()
-) -> Number:
-    """Mean and Student's t interval over seeds; no interval for a single value."""
-    n = values.size
+def mean_over_seeds(numbers: Sequence[Number], confidence: float) -> Number:
+    """Mean and Student's t interval over seeds, one number each; no interval for a single one."""
+    values, n = np.array([number.number for number in numbers]), len(numbers)
     method = f"mean of {n} seed{'s' * (n > 1)}"
     stderr = float(stats.sem(values)) if n > 1 else None
-    found = with_error(float(values.mean()), stderr, t_quantile(confidence, n - 1), unit, sources, method)
-    return replace(found, n=n)
+    quantile, sources = t_quantile(confidence, n - 1), merge_sources(*numbers)
+    return replace(with_error(float(values.mean()), stderr, quantile, numbers[0].unit, sources, method), n=n)
 
 
 def difference_over_seeds(
-    reference: Mapping[int, float],
-    run: Mapping[int, float],
+    reference: Mapping[int, Number],
+    run: Mapping[int, Number],
     confidence: float = 0.95,
-    unit: str = "nats/token",
     same_text: bool = True,
 ) -> tuple[Number, Number, Number]:
     """Compare two variants over seeds.
@@ -52,16 +48,16 @@ def difference_over_seeds(
     """
     common = sorted(set(reference) & set(run))
     paired = same_text and len(common) >= 2
-    a, b = (
-        np.array([part[seed] for seed in (common if paired else sorted(part))], dtype=float)
-        for part in (reference, run)
-    )
+    sides = [[part[seed] for seed in (common if paired else sorted(part))] for part in (reference, run)]
+    a, b = (np.array([number.number for number in side]) for side in sides)
+    means = [mean_over_seeds(side, confidence) for side in sides]
     stderr, dof = _error(a, b, paired)
     how = PAIRED if paired else "unpaired"
-    method = f"run minus reference, {how} over seeds"
-    gap = with_error(float(b.mean() - a.mean()), stderr, t_quantile(confidence, dof), unit, (), method)
-    means = (mean_over_seeds(part, confidence, unit) for part in (a, b))
-    return (*means, replace(gap, note=how))  # type: ignore[return-value]
+    gap = with_error(
+        float(b.mean() - a.mean()), stderr, t_quantile(confidence, dof), means[0].unit, merge_sources(*means),
+        f"run minus reference, {how} over seeds",
+    )  # fmt: skip
+    return means[0], means[1], replace(gap, note=how)
 
 
 def measured_on_same_text(metric: str, reference: RunData, run: RunData) -> bool:
@@ -87,35 +83,26 @@ def over_seeds(
         chosen.setdefault(key, (reference, run))
     for reference, run in chosen.values():
         for metric in SEED_METRICS:
-            a, b = (_by_seed(variant, runs, metric) for variant in (reference, run))
+            a, b = (
+                by_seed(
+                    [one for one in runs if one.together_with(side) and one.spec.label == side.spec.label],
+                    metric,
+                )
+                for side in (reference, run)
+            )
             single = len(a) < 2 and len(b) < 2
             if not a or not b or (single and not (say_single and metric.endswith("final_loss"))):
                 continue
-            found = difference_over_seeds(
-                values_of(a),
-                values_of(b),
-                options.confidence,
-                METRICS[metric].unit,
-                measured_on_same_text(metric, reference, run),
-            )
-            of = [merge_sources(*part.values()) for part in (a, b)]
-            sources = (*of, merge_sources(*of))
+            same_text = measured_on_same_text(metric, reference, run)
+            found = difference_over_seeds(a, b, options.confidence, same_text)
             place = {"group": run.spec.group, "run": run.spec.label, "reference": reference.spec.label}
-            for what, number, files in zip(
-                ("mean_reference", "mean_run", "difference"), found, sources, strict=True
-            ):
-                yield replace(number, sources=files).at("seeds", f"{metric}.{what}", **place)
+            for what, number in zip(("mean_reference", "mean_run", "difference"), found, strict=True):
+                yield number.at("seeds", f"{metric}.{what}", **place)
 
 
-def values_of(by_seed: Mapping[int, Number]) -> dict[int, float]:
-    """The values alone."""
-    return {seed: number.number for seed, number in by_seed.items()}
-
-
-def _by_seed(variant: RunData, runs: Sequence[RunData], metric: str) -> dict[int, Number]:
-    """A metric of all runs of the same group, model and label by seed, where it exists."""
-    replicates = [run for run in runs if run.together_with(variant) and run.spec.label == variant.spec.label]
-    found = {run.spec.seed: run.metrics[metric] for run in replicates if metric in run.metrics}
+def by_seed(runs: Sequence[RunData], metric: str) -> dict[int, Number]:
+    """A metric of runs that differ in nothing but their seed, where it exists."""
+    found = {run.spec.seed: run.metrics[metric] for run in runs if metric in run.metrics}
     return {seed: number for seed, number in found.items() if number.exists}
 
 

@@ -61,10 +61,10 @@ def name_of(results: Results, run: RunFacts, with_seed: bool = True) -> str:
     return name + (f" [{run.group}]" if len(results.groups) > 1 and run.group else "")
 
 
-def amount(number: Number, digits: int = 4) -> str:
+def amount(number: Number) -> str:
     """Value, unit and interval, e.g. "0.0700 nats/token (0.0610 to 0.0790)"."""
-    text = f"{number.number:.{digits}f} {number.unit}".rstrip()
-    return text + ("" if number.interval is None else f" ({_ends(number, f'.{digits}f')})")
+    text = f"{number.number:.4f} {number.unit}".rstrip()
+    return text + ("" if number.interval is None else f" ({_ends(number, '.4f')})")
 
 
 def between(number: Number, digits: int = 0) -> str:
@@ -93,12 +93,6 @@ def one_per_labels(results: Results) -> list[Pair]:
     return list(chosen.values())
 
 
-def best_rows(results: Results, run: str, reference: str) -> dict[str, Number]:
-    """What is known of a pair by metric, off held-out losses where they were measured, else off training losses."""
-    rows = {row.metric: row for row in results.select("pair", run=run, reference=reference)}
-    return rows | {row.base: row for row in rows.values() if row.on_heldout and row.base in rows}
-
-
 def _pair_results(results: Results) -> Iterator[str]:
     """What the pairs show, run by run: each budget with the reference that fits it best."""
     by_run: dict[str, list[Pair]] = {}
@@ -120,10 +114,10 @@ def _pair_results(results: Results) -> Iterator[str]:
         }
         best = {what: min(names, key=lambda name: abs(found[name] - 1)) for what, found in ratios.items()}
         by_flops, by_data = best.values()
-        rows = best_rows(results, run, by_flops)
+        rows = results.of_pair(run, by_flops)
         yield from _budget(rows, "equal_flops", "FLOPs", who, names[by_flops], tolerance)
         if by_data != by_flops or abs(ratios["equal_data"][by_data] - ratios["equal_flops"][by_flops]) > 1e-9:
-            others = best_rows(results, run, by_data)
+            others = results.of_pair(run, by_data)
             yield from _budget(others, "equal_data", "data", who, names[by_data], tolerance)
         for name, reference in names.items():
             yield from _equal_loss(results, run, name, who, reference)
@@ -162,7 +156,7 @@ def _budget(
 
 def _equal_loss(results: Results, run: str, reference: str, who: str, other: str) -> Iterator[str]:
     """The speed-up at equal loss, or that there is none to tell, and where the run itself passes the reference."""
-    rows = best_rows(results, run, reference)
+    rows = results.of_pair(run, reference)
     if "equal_loss.at.steps" not in rows:
         return
     steps, times, hours = (
@@ -285,7 +279,7 @@ def _pair_reproduction(results: Results) -> Iterator[str]:
         yield from _ordering(results, group)
     seen: set[str] = set()
     for reference, run in pairs:
-        times = best_rows(results, run.name, reference.name).get("equal_loss.speedup.steps")
+        times = results.of_pair(run.name, reference.name).get("equal_loss.speedup.steps")
         theirs = _published_speedup(results, reference, run)
         if times is None or theirs is None or run.name in seen:
             continue
@@ -295,24 +289,18 @@ def _pair_reproduction(results: Results) -> Iterator[str]:
         yield f"Speed-up in steps at equal final loss, {name}: ours {ours}, the paper's {theirs}."
 
 
-def measured_name(results: Results, metric: str, runs: Iterable[RunFacts]) -> str:
-    """A metric on held-out windows where all of these runs have it, else as it is."""
-    heldout = f"{ON_HELDOUT}{metric}"
-    return heldout if all(results.value(run.name, heldout) is not None for run in runs) else metric
-
-
 def _direction(results: Results, metric: Metric, reference: RunFacts, run: RunFacts) -> Iterator[str]:
     """Sign of run minus reference, ours and the paper's."""
     published = [results.get("paper", side.name, metric.name) for side in (run, reference)]
-    name = measured_name(results, metric.name, (run, reference))
+    name, row = metric.name, "accuracy.difference"
+    if name == "final_loss":
+        name = results.final_loss((run, reference))
+        row = name.replace(metric.name, "equal_flops.difference")
     ours = [results.get("run", side.name, name) for side in (run, reference)]
     if None in published or any(number is None or not number.exists for number in ours):
         return
     theirs = published[0].number - published[1].number  # type: ignore[union-attr]
     gap = ours[0].number - ours[1].number  # type: ignore[union-attr]
-    row = "accuracy.difference"
-    if metric.name == "final_loss":
-        row = name.replace(metric.name, "equal_flops.difference")
     found = results.get("pair", run.name, row, reference.name)
     decided = None
     # equal_flops holds exactly this difference only where the two budgets are equal.
@@ -349,7 +337,7 @@ def _ordering(results: Results, group: str) -> Iterator[str]:
     ours: dict[str, list[float]] = {}
     theirs: dict[str, float] = {}
     runs = [run for run in results.runs if run.group == group]
-    name = measured_name(results, "final_loss", runs)
+    name = results.final_loss(runs)
     for run in runs:
         loss, published = results.get("run", run.name, name), results.get("paper", run.name, "final_loss")
         if loss is not None and loss.exists and published is not None:

@@ -1,79 +1,158 @@
-"""A run's stage folders: read, checked against each other and against the config beside them."""
+"""A run's stage folders: manifests and logged lines, checked against each other and against the config beside them."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import pandas as pd
+from pydantic import BeforeValidator, ConfigDict, Field
 
-from tst_titan.compare.results import read_json
+from tst_titan.config.load import parse
+from tst_titan.config.strict import (
+    Float,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Strict,
+)
 from tst_titan.errors import UserError
+from tst_titan.files import read_object, read_objects
 
-_NUMBERS = (
-    "start_step", "end_step", "bag_size", "latents", "data_tokens", "flops", "seconds", "stage_seconds",
-    "stage_latents", "stage_data_tokens", "stage_flops", "world_size", "unique_data_tokens", "epochs_read",
-)  # fmt: skip
-_TEXTS = ("phase", "identity", "stage_sha256", "lineage", "recipe")
-PHASES = ("bag", "token", "decay")
+_COUNTED = ("latents", "data_tokens", "flops", "seconds", "lr", "grad_norm", "bag_loss")
+Phase = Literal["bag", "token", "decay"]
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One finished stage: its folder and what its manifest says.
+class StageFacts(Strict):
+    """One stage of a run.
 
     Attributes:
-        directory: as given in the spec; ``manifest_path`` and ``metrics_path`` are inside it.
-        manifest: the whole of manifest.json.
-        logged: its lines of metrics.jsonl where that file is not its own alone: of a run made elsewhere.
+        directory: as given in the spec.
+        bag_size: tokens per bag; 1 in plain next-token training.
+        start_step, end_step: steps of the run before and after it.
     """
 
     directory: str
-    manifest: dict[str, Any]
-    logged: pd.DataFrame | None = None
+    phase: Phase
+    bag_size: PositiveInt
+    start_step: NonNegativeInt
+    end_step: PositiveInt
 
     @property
-    def manifest_path(self) -> str:
+    def manifest(self) -> str:
         """Path of manifest.json."""
         return f"{self.directory}/manifest.json"
 
     @property
-    def metrics_path(self) -> str:
+    def metrics(self) -> str:
         """Path of metrics.jsonl."""
         return f"{self.directory}/metrics.jsonl"
-
-    @property
-    def phase(self) -> str:
-        """bag, token or decay."""
-        return str(self.manifest["phase"])
-
-    @property
-    def bag_size(self) -> int:
-        """Tokens per bag; 1 in plain next-token training."""
-        return int(self.manifest["bag_size"])
-
-    @property
-    def start_step(self) -> int:
-        """Steps of the run before this stage."""
-        return int(self.manifest["start_step"])
-
-    @property
-    def end_step(self) -> int:
-        """Steps of the run after this stage."""
-        return int(self.manifest["end_step"])
 
     @property
     def is_comparable(self) -> bool:
         """Whether its loss is an ordinary next-token loss; a bag loss may not be compared with one."""
         return self.phase != "bag" and self.bag_size == 1
 
-    def number(self, key: str) -> float:
-        """A numeric entry of the manifest."""
-        return float(self.manifest[key])
+
+class Stage(StageFacts):
+    """One finished stage and what its manifest says: sums over the run, and, with ``stage_`` before them, its own part.
+
+    Attributes:
+        logged: its lines of metrics.jsonl where that file is not its own alone: of a run made elsewhere.
+    """
+
+    model_config = ConfigDict(extra="ignore", arbitrary_types_allowed=True)
+
+    latents: Float
+    data_tokens: Float
+    flops: Float
+    seconds: Float
+    stage_latents: Float
+    stage_data_tokens: Float
+    stage_flops: Float
+    stage_seconds: Float
+    world_size: PositiveInt
+    unique_data_tokens: Float
+    epochs_read: Float
+    identity: str
+    parent_identity: str | None = None
+    data_identity: str | None = None
+    final_loss: Float | None = None
+    parameters: dict[str, Any] | None = None
+    width: int = 0
+    machine: dict[str, Any] | None = None
+    logged: pd.DataFrame | None = None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a run that diverged cannot be compared")
+    return value
+
+
+Loss = Annotated[Float, BeforeValidator(_finite)]
+
+
+class Line(Strict):
+    """A line of metrics.jsonl; other keys are ignored. Log the last step of each phase."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    step: PositiveInt
+    phase: Phase = "token"
+    bag_size: PositiveInt = 1
+    loss: Loss = Field(description="nats per token; in a bag phase per target of a bag")
+    latents: PositiveInt = Field(description="positions of the transformer so far")
+    data_tokens: PositiveInt = Field(description="tokens read so far: bag_size a latent in a bag phase")
+    flops: PositiveFloat = Field(description="forward and backward so far")
+    seconds: NonNegativeFloat = Field(description="training time so far")
+    lr: Float | None = None
+    grad_norm: Annotated[Float, Field(allow_inf_nan=True)] | None = None
+
+
+class Measurement(Strict):
+    """A line of heldout.jsonl; other keys are ignored.
+
+    Attributes:
+        windows: loss of every held-out window; ``token_loss`` is their mean.
+        bag_loss: None in a token phase.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    step: NonNegativeInt
+    token_loss: Loss
+    bag_loss: Float | None
+    latents: NonNegativeFloat
+    data_tokens: NonNegativeFloat
+    flops: NonNegativeFloat
+    windows: list[Float] = Field(min_length=1)
+
+
+Read = TypeVar("Read", bound=Strict)
+
+
+def read_lines(path: Path, model: type[Read]) -> list[Read]:
+    """The lines of a metrics.jsonl or heldout.jsonl.
+
+    Raises:
+        UserError: the file cannot be read or is empty, or a line is not one of these.
+    """
+    lines = [parse(model, found, where) for where, found in read_objects(path)]
+    if not lines:
+        raise UserError(f"{path}: holds no logged step")
+    return lines
+
+
+def as_frame(lines: Iterable[Strict]) -> pd.DataFrame:
+    """A row a line, numbers as floats but for the step; NaN where a line has none."""
+    frame = pd.DataFrame(map(dict, lines))
+    return frame.astype({name: float for name in _COUNTED if name in frame})
 
 
 def read_stage(directory: str) -> Stage:
@@ -85,17 +164,10 @@ def read_stage(directory: str) -> Stage:
     """
     directory = directory.rstrip("/")
     path = Path(directory) / "manifest.json"
-    manifest = read_json(path, "the stage has not finished, or the path is wrong")
-    for key in (*_NUMBERS, *_TEXTS):
-        if key not in manifest:
-            raise UserError(f"{path}: key '{key}' is missing; found: {', '.join(sorted(manifest))}")
-    for key in _NUMBERS:
-        if isinstance(manifest[key], bool) or not isinstance(manifest[key], int | float):
-            raise UserError(f"{path}: '{key}' is {manifest[key]!r}; a number was expected")
-    if manifest["phase"] not in PHASES:
-        raise UserError(f"{path}: phase '{manifest['phase']}' is unknown; valid: {', '.join(PHASES)}")
-    _check_config(Path(directory) / "stage.yaml", path, manifest["stage_sha256"])
-    return Stage(directory, manifest)
+    manifest = read_object(path, "the stage has not finished, or the path is wrong")
+    stage = parse(Stage, manifest | {"directory": directory}, path)
+    _check_config(Path(directory) / "stage.yaml", path, str(manifest.get("stage_sha256")))
+    return stage
 
 
 def read_path(directories: Sequence[str], cache: dict[str, Stage] | None = None) -> list[Stage]:
@@ -114,7 +186,7 @@ def read_path(directories: Sequence[str], cache: dict[str, Stage] | None = None)
     stages = [cache[directory] for directory in directories]
     if stages[0].start_step != 0:
         raise UserError(
-            f"{stages[0].manifest_path}: the first stage of a run starts at step {stages[0].start_step}; "
+            f"{stages[0].manifest}: the first stage of a run starts at step {stages[0].start_step}; "
             "0 was expected (is its parent missing from the list of stages?)"
         )
     for parent, child in itertools.pairwise(stages):
@@ -142,19 +214,20 @@ def _check_continues(parent: Stage, child: Stage) -> None:
     """Refuse two stages that are not parent and child."""
     if child.start_step != parent.end_step:
         raise UserError(
-            f"{child.manifest_path}: start_step is {child.start_step}, but its parent {parent.manifest_path} "
+            f"{child.manifest}: start_step is {child.start_step}, but its parent {parent.manifest} "
             f"ends at step {parent.end_step}"
         )
-    named = child.manifest.get("parent_identity")
-    if named != parent.manifest["identity"]:
+    if child.parent_identity != parent.identity:
         raise UserError(
-            f"{child.manifest_path}: parent_identity is {named!r}, but {parent.manifest_path} has identity "
-            f"'{parent.manifest['identity']}': the stage was trained from another parent"
+            f"{child.manifest}: parent_identity is {child.parent_identity!r}, but {parent.manifest} has identity "
+            f"'{parent.identity}': the stage was trained from another parent"
         )
     for key in ("latents", "data_tokens", "flops", "seconds"):
-        before, after, own = parent.number(key), child.number(key), child.number(f"stage_{key}")
+        before, after, own = (
+            getattr(*each) for each in ((parent, key), (child, key), (child, f"stage_{key}"))
+        )
         if abs(before + own - after) > 1e-6 * max(after, 1.0):
             raise UserError(
-                f"{child.manifest_path}: {key} is {after:g}, but its parent's {before:g} and its own {own:g} "
+                f"{child.manifest}: {key} is {after:g}, but its parent's {before:g} and its own {own:g} "
                 f"add up to {before + own:g}"
             )

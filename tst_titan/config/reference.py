@@ -121,8 +121,9 @@ def _bounds(constraints: list[Any]) -> Iterator[str]:
 
 def everything() -> str:
     """The whole of docs/config.md."""
-    from tst_titan.compare.elsewhere import Elsewhere, Line
+    from tst_titan.compare.elsewhere import Elsewhere
     from tst_titan.compare.spec import ComparisonSpec
+    from tst_titan.compare.stages import Line
     from tst_titan.config.corpus import CorpusConfig
     from tst_titan.config.experiment import Collection, ExperimentConfig, ProjectConfig, ScaleConfig
     from tst_titan.models.family import ModelConfig, families

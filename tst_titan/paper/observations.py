@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from tst_titan import paper
-from tst_titan.compare.kinds.grid import baseline_of, cells_of, told_grids
+from tst_titan.compare.kinds.grid import baseline_of, cells_of, grids_of
 from tst_titan.compare.numbers import ON_HELDOUT
-from tst_titan.compare.results import Results, read_json, read_results
+from tst_titan.compare.results import Results, read_results
 from tst_titan.errors import UserError
+from tst_titan.files import read_object
 
 COLUMNS = (
     "group", "model", "parameters", "total_steps", "latents", "bag_size", "bag_fraction", "baseline_loss",
@@ -118,7 +119,7 @@ def comparison_observations(path: Path) -> pd.DataFrame:
 def _rows_of(compared: Results) -> list[dict[str, Any]]:
     """Cells with a gain of a comparison's grids of final losses, with bags as in the published grids."""
     rows = []
-    for group, metric in told_grids(compared):
+    for group, metric in grids_of(compared, best=True):
         baseline = baseline_of(compared, group, metric)
         if metric.removeprefix(ON_HELDOUT) != "final_loss" or baseline is None:
             continue
@@ -142,7 +143,7 @@ def _rows_of(compared: Results) -> list[dict[str, Any]]:
 def _active_parameters(manifest: str) -> float:
     """Parameters that process a latent, from a run's last manifest."""
     try:
-        return float(read_json(Path(manifest), "the run's folder is gone")["parameters"]["active"])
+        return float(read_object(Path(manifest), "the run's folder is gone")["parameters"]["active"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{manifest}: parameters cannot be read: {error}") from error
 

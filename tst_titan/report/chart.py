@@ -11,11 +11,10 @@ import pandas as pd
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from tst_titan.compare.numbers import ON_HELDOUT, Number
-from tst_titan.compare.results import HELDOUT
+from tst_titan.compare.drawing.style import CSS_VARIABLES, MANY_KEYS, Look, looks_of
+from tst_titan.compare.numbers import Number
+from tst_titan.compare.results import HELDOUT, Results
 from tst_titan.report.draw_curves import curves_of, view_of
-from tst_titan.report.read import Experiment
-from tst_titan.report.style import CSS_VARIABLES, MANY_KEYS, Look, looks_of
 from tst_titan.report.text import AXES
 
 Trace = dict[str, Any]
@@ -34,7 +33,7 @@ def library() -> str:
     return str(get_plotlyjs())
 
 
-def loss_chart(experiment: Experiment) -> Markup:
+def loss_chart(experiment: Results) -> Markup:
     """JSON for a <script> element: traces, and the ranges of the loss by group.
 
     Returns:
@@ -49,7 +48,6 @@ def loss_chart(experiment: Experiment) -> Markup:
     for group in experiment.groups:
         runs = [run for run in experiment.runs if run.group == group]
         curves, behind = curves_of(experiment, runs)
-        heldout = experiment.measured_on(runs) == HELDOUT
         view = view_of(curves)
         groups[group] = {"readable": _rounded(view.readable), "whole": _rounded(view.whole)}
         repeated = len({run.label for run in runs}) < len(runs)
@@ -62,8 +60,10 @@ def loss_chart(experiment: Experiment) -> Markup:
             }
             look = looks[run.name]
             colour = CSS_VARIABLES.get(look.colour, look.colour)
-            ends = "final_bag_loss" if run.bag_loss_only else "final_loss"
-            final = experiment.get("run", run.name, f"{ON_HELDOUT}final_loss" if heldout else ends)
+            metric = experiment.final_loss(runs)
+            if run.bag_loss_only and metric == "final_loss":
+                metric = "final_bag_loss"
+            final = experiment.get("run", run.name, metric)
             own = _traces(curves[curves["run"] == run.name], final, look, view.whole)
             for trace in (*own, *_faint(behind[behind["run"] == run.name])):
                 if trace["meta"]["kind"] == "switch" and switches > _FEW_SWITCHES:
@@ -132,7 +132,7 @@ def _points(rows: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _shown_at_first(experiment: Experiment) -> set[str]:
+def _shown_at_first(experiment: Results) -> set[str]:
     """All runs where they are few; else the baselines and the best runs of every group."""
     chosen: set[str] = set()
     for group in experiment.groups:

@@ -63,23 +63,22 @@ def _figures(arguments: argparse.Namespace) -> int:
 
 
 def _table(arguments: argparse.Namespace) -> int:
+    from tst_titan.compare.results import read_results
     from tst_titan.files import write_atomically
     from tst_titan.report import published_table
-    from tst_titan.report.read import read_experiment
 
-    experiment = read_experiment(arguments.comparison)
+    experiment, page = read_results(arguments.comparison), arguments.out.with_suffix(".html")
     cells = published_table.entries(experiment, arguments.table)
-    html = published_table.as_html(experiment, arguments.table, cells)
+    html = published_table.as_html(experiment, arguments.table, cells, page)
     write_atomically(arguments.out.with_suffix(".csv"), published_table.as_csv(cells))
-    write_atomically(arguments.out.with_suffix(".html"), html)
+    write_atomically(page, html)
     return 0
 
 
 def _page(arguments: argparse.Namespace) -> int:
-    from tst_titan.report.page import Sources, write_page
+    from tst_titan.report.page import write_page
 
-    sources = Sources(arguments.figures, arguments.data, arguments.tables, arguments.project)
-    write_page(sources, arguments.out)
+    write_page(arguments.figures, arguments.out, arguments.data, arguments.tables, arguments.project)
     print(arguments.out)
     return 0
 

@@ -5,6 +5,7 @@ Held-out losses where all runs of a group were measured, training losses faint b
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from tst_titan.compare.numbers import ON_HELDOUT
+from tst_titan.compare import drawing
+from tst_titan.compare.drawing import Panel
+from tst_titan.compare.drawing.style import BAG_DASH, INK, MUTED, Look, format_axis, looks_of
 from tst_titan.compare.results import HELDOUT, TRAINING, Results, RunFacts
-from tst_titan.report import drawing
-from tst_titan.report.panels import Panel
-from tst_titan.report.style import BAG_DASH, INK, MUTED, Look, format_axis, looks_of
 from tst_titan.report.text import AXES, AXIS_NAMES, number_text
 
 _FEW = 4
@@ -80,7 +80,8 @@ def _panel(
         runs = [run for run in experiment.runs if run.group == group]
         curves, behind = curves_of(experiment, runs)
         if token_phase_only:
-            curves = curves[_in_token_phase(curves) | ~curves["run"].isin(_with_tokens(runs))]
+            only_bags = [run.name for run in runs if run.bag_loss_only]
+            curves = curves[_in_token_phase(curves) | curves["run"].isin(only_bags)]
         view = view_of(curves)
         for axes, (low, high) in ((above, view.whole), (below, view.readable)):
             _draw_behind(axes, behind, looks, column)
@@ -168,11 +169,6 @@ def _token_line(axes: Axes, part: pd.DataFrame, look: Look, column: str, few: bo
     )  # fmt: skip
 
 
-def _is_few(experiment: Results, group: str) -> bool:
-    """Whether a group has so few runs that the logged losses are drawn too."""
-    return sum(run.group == group for run in experiment.runs) <= _FEW
-
-
 def _on_heldout(experiment: Results) -> bool:
     """Whether the curves show held-out losses."""
     return experiment.measured_on(experiment.runs) == HELDOUT
@@ -182,16 +178,11 @@ def _loss_words(experiment: Results) -> str:
     return "Held-out loss" if _on_heldout(experiment) else "Training loss"
 
 
-def _with_tokens(runs: Sequence[RunFacts]) -> list[str]:
-    """Runs that have a token phase, whose bag phase may be left out."""
-    return [run.name for run in runs if not run.bag_loss_only]
-
-
 def curve_note(experiment: Results) -> str:
     """What the lines of a loss figure mean."""
     fitted = f"a line fitted to {experiment.facts.options.smoothing_window} logged steps around each point"
     text = f"Strong lines: {fitted}"
-    if any(_is_few(experiment, group) for group in experiment.groups):
+    if min(Counter(run.group for run in experiment.runs).values()) <= _FEW:
         text += "; faint: as logged"
     if _on_heldout(experiment):
         text = (
@@ -207,7 +198,7 @@ def curve_note(experiment: Results) -> str:
 
 
 def _alt(experiment: Results, column: str) -> str:
-    final = f"{ON_HELDOUT}final_loss" if _on_heldout(experiment) else "final_loss"
+    final = experiment.final_loss(experiment.runs)
     ends = [
         f"{run.label} {number_text(experiment.get('run', run.name, final))}"
         for run in experiment.runs[:12]

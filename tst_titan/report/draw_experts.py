@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from tst_titan.compare import drawing
+from tst_titan.compare.drawing import Panel
+from tst_titan.compare.drawing.style import INK, format_axis
 from tst_titan.compare.results import Results, RunFacts
-from tst_titan.report import drawing
-from tst_titan.report.panels import Panel
-from tst_titan.report.style import INK, format_axis
+from tst_titan.files import read_objects
 
 _MOST_RUNS = 4
 _MOST_COLUMNS = 240
@@ -99,12 +99,10 @@ def _read(run: RunFacts) -> Load | None:
 
 def _rows(path: Path) -> Iterator[tuple[int, list[list[float]]]]:
     """Step and load of every line that has one; a dense model's file is left after its first line."""
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            found = json.loads(line)
-            if found.get("expert_load") is None:
-                return
-            yield found["step"], found["expert_load"]
+    for _, found in read_objects(path):
+        if found.get("expert_load") is None:
+            return
+        yield found["step"], found["expert_load"]
 
 
 def _data(loads: dict[str, Load], layers: list[int]) -> pd.DataFrame:

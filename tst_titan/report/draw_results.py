@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tst_titan.compare import drawing
+from tst_titan.compare.drawing import Panel
+from tst_titan.compare.drawing.style import INK, MUTED, SERIES, Look, looks_of
 from tst_titan.compare.kinds import kind_named
 from tst_titan.compare.metrics import TASK, metric_of, task_order
 from tst_titan.compare.numbers import ON_HELDOUT, Number
 from tst_titan.compare.results import Results
-from tst_titan.report import drawing
-from tst_titan.report.panels import Panel
-from tst_titan.report.style import INK, MUTED, SERIES, Look, looks_of
 from tst_titan.report.text import interval_text, number_text, signed_text
 
 # The held-out loss of the whole evaluation says what that of the windows says, and better.

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 
+from tst_titan.compare.drawing import Panel, write_panels
+from tst_titan.compare.drawing.style import styled
 from tst_titan.compare.kinds import kind_named
 from tst_titan.compare.kinds.corpus_statistics import draw_mutual_information
+from tst_titan.compare.results import read_results
 from tst_titan.errors import UserError
-from tst_titan.files import write_atomically
 from tst_titan.report.draw_curves import draw_curves
 from tst_titan.report.draw_experts import draw_experts
 from tst_titan.report.draw_results import draw_accuracy, draw_final_loss, draw_seeds
-from tst_titan.report.panels import Panel
-from tst_titan.report.read import FIGURES_FORMAT, read_experiment
-from tst_titan.report.style import styled
 
 
 def draw(
@@ -58,7 +55,7 @@ def draw_experiment(comparison: Path, folder: Path, token_phase_only: bool = Fal
     Raises:
         UserError: the comparison cannot be read.
     """
-    experiment = read_experiment(comparison)
+    experiment = read_results(comparison)
     with styled():
         kind = kind_named(experiment.facts.kind)
         made: list[Panel | None] = [*kind.draw(experiment, folder)]
@@ -69,7 +66,7 @@ def draw_experiment(comparison: Path, folder: Path, token_phase_only: bool = Fal
         made += draw_curves(experiment, folder, token_phase_only)
         made.append(draw_experts(experiment, folder))
     panels = [panel for panel in made if panel is not None]
-    _write_index(folder, experiment.name, experiment.scale, experiment.folder / "comparison.json", panels)
+    write_panels(folder, experiment.name, experiment.scale, experiment.folder / "comparison.json", panels)
     return panels
 
 
@@ -81,16 +78,5 @@ def draw_corpus_statistics(source: Path, folder: Path, name: str, scale: str) ->
     """
     with styled():
         panel = draw_mutual_information(source, folder)
-    _write_index(folder, name, scale, source, [panel])
+    write_panels(folder, name, scale, source, [panel])
     return [panel]
-
-
-def _write_index(folder: Path, experiment: str, scale: str, source: Path, panels: Sequence[Panel]) -> None:
-    content = {
-        "format": FIGURES_FORMAT,
-        "experiment": experiment,
-        "scale": scale,
-        "source": source.as_posix(),
-        "panels": [panel.to_mapping() for panel in panels],
-    }
-    write_atomically(folder / "figures.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -4,85 +4,70 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-from tst_titan import text
-from tst_titan.compare.results import HELDOUT, Sentence
+from tst_titan.compare.drawing import read_panels
+from tst_titan.compare.metrics import metric_of
+from tst_titan.compare.results import HELDOUT, Results, Sentence, read_results
 from tst_titan.errors import UserError
 from tst_titan.files import write_atomically, write_if_changed
 from tst_titan.paper import SOURCE
 from tst_titan.report import chart
 from tst_titan.report.draw_curves import curve_note
+from tst_titan.report.html import inline_svg, relative_link, template
 from tst_titan.report.provenance import data_section, provenance_of
-from tst_titan.report.read import Experiment, read_experiment, read_figures, relative_link
-from tst_titan.report.svg import inline_svg
 from tst_titan.report.tables import grid_tables, pair_table, run_table, source_table
-from tst_titan.report.text import AXES, evidence, metric_name
+from tst_titan.report.text import AXES, evidence
 
 LIBRARY = "plotly.min.js"
-_HERE = Path(__file__).parent
 _FIRST_SENTENCES = {"result": 4, "noise": 2, "reproduction": 3, "warning": 3, "gap": 2}
 _FIRST_FIGURES = 2
 _MANY_RUNS = 24
 
 
-@dataclass(frozen=True)
-class Sources:
-    """What a page is made of.
-
-    Attributes:
-        figures: figures folder of the experiment; its figures.json names what they were drawn from.
-        data_manifests: manifests of the corpora that the experiment read.
-        tables: folder of the paper's tables by scale; the page links to those of its experiment.
-        project: the project's config file, shown as it is.
-        command: what makes the page again; by default Snakemake's target for it.
-    """
-
-    figures: Path
-    data_manifests: Sequence[Path] = ()
-    tables: Path | None = None
-    project: Path | None = None
-    command: str | None = None
-
-
-def write_page(sources: Sources, out: Path) -> None:
+def write_page(
+    figures: Path,
+    out: Path,
+    data: Sequence[Path] = (),
+    tables: Path | None = None,
+    project: Path | None = None,
+) -> None:
     """Write an experiment's page, ``<report>/<scale>/<experiment>.html``, and Plotly's script into ``<report>``.
 
     The same sources give the same bytes.
 
+    Args:
+        figures: figures folder of the experiment; its figures.json names what they were drawn from.
+        data: manifests of the corpora that the experiment read.
+        tables: folder of the paper's tables by scale; the page links to those of its experiment.
+        project: the project's config file, shown as it is.
+
     Raises:
         UserError: a source is missing or malformed.
     """
-    page = render_page(sources, out)
+    page = _rendered(figures, out, data, tables, project)
     library = _library(out)
     library.parent.mkdir(parents=True, exist_ok=True)
     write_if_changed(library, chart.library())
     write_atomically(out, page)
 
 
-def render_page(sources: Sources, out: Path) -> str:
-    """The page's HTML, with links relative to ``out``.
-
-    Raises:
-        UserError: a source is missing or malformed.
-    """
-    figures = read_figures(sources.figures)
-    panels = [_panel(panel, sources.figures, out) for panel in figures["panels"]]
+def _rendered(
+    folder: Path, out: Path, data: Sequence[Path], tables: Path | None, project: Path | None
+) -> str:
+    """The page's HTML, with links relative to ``out``."""
+    figures = read_panels(folder)
+    panels = [_panel(panel, folder, out) for panel in figures["panels"]]
     experiment = _drawn_from(figures)
     name, scale = figures["experiment"], figures["scale"]
     common = {
         "name": name,
         "scale": scale,
         "index": relative_link(_index(out), out),
-        "data": [data_section(path) for path in sources.data_manifests],
-        "project": _project(sources.project),
-        "command": sources.command or f"snakemake {name} --config scale={scale}",
+        "data": [data_section(path) for path in data],
+        "project": _project(project),
+        "command": f"snakemake {name} --config scale={scale}",
     }
     if experiment is None:
         source = Path(figures["source"])
@@ -92,15 +77,15 @@ def render_page(sources: Sources, out: Path) -> str:
             "source": source.as_posix(),
             "provenance": None,
         }
-        return _template("statistics.html", out).render(common | found)
+        return template("statistics.html", out).render(common | found)
     if (name, scale) != (experiment.name, experiment.scale):
         raise UserError(
-            f"{sources.figures}/figures.json: holds the figures of {name} at scale {scale}, but "
+            f"{folder}/figures.json: holds the figures of {name} at scale {scale}, but "
             f"{experiment.folder} is {experiment.name} at scale {experiment.scale}"
         )
-    own = _experiment(experiment, panels) | {"tables": _tables(experiment, sources.tables)}
+    own = _experiment(experiment, panels) | {"tables": _tables(experiment, tables)}
     library = relative_link(_library(out), out)
-    return _template("experiment.html", out).render(common | own, paper_source=SOURCE, library=library)
+    return template("experiment.html", out).render(common | own, paper_source=SOURCE, library=library)
 
 
 def write_index(pages: Sequence[Path], figures: Path, out: Path) -> None:
@@ -119,7 +104,7 @@ def write_index(pages: Sequence[Path], figures: Path, out: Path) -> None:
     found = sorted(out.parent.glob("*/*.html"))
     scales: dict[str, list[dict[str, Any]]] = {}
     for page in found:
-        read = read_figures(figures / page.parent.name / page.stem)
+        read = read_panels(figures / page.parent.name / page.stem)
         experiment = _drawn_from(read)
         entry = {
             "page": page,
@@ -132,7 +117,7 @@ def write_index(pages: Sequence[Path], figures: Path, out: Path) -> None:
             facts = experiment.facts
             entry |= {"title": experiment.title, "caveat": facts.caveat, "said": facts.answer}
         scales.setdefault(page.parent.name, []).append(entry)
-    write_atomically(out, _template("index.html", out).render(scales=scales))
+    write_atomically(out, template("index.html", out).render(scales=scales))
 
 
 def _index(out: Path) -> Path:
@@ -145,28 +130,13 @@ def _library(out: Path) -> Path:
     return _index(out).with_name(LIBRARY)
 
 
-def _template(name: str, out: Path) -> Any:
-    """A template whose links are relative to the page."""
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
-    environment.globals |= {
-        "link": partial(relative_link, page=out),
-        "css": Markup(_HERE.joinpath("page.css").read_text(encoding="utf-8")),
-        "js": Markup(_HERE.joinpath("chart.js").read_text(encoding="utf-8")),
-    }
-    environment.filters |= {"whole": "{:,}".format, "amount": text.amount}
-    return environment.get_template(name)
-
-
-def _drawn_from(figures: dict[str, Any]) -> Experiment | None:
+def _drawn_from(figures: dict[str, Any]) -> Results | None:
     """The comparison that figures were drawn from; None where they show a corpus, which needs no runs."""
     source = Path(figures["source"])
-    return read_experiment(source) if source.name == "comparison.json" else None
+    return read_results(source) if source.name == "comparison.json" else None
 
 
-def _experiment(experiment: Experiment, panels: list[dict[str, Any]]) -> dict[str, Any]:
+def _experiment(experiment: Results, panels: list[dict[str, Any]]) -> dict[str, Any]:
     """What the template needs for one experiment."""
     facts = experiment.facts
     results = [panel for panel in panels if panel["role"] == "result"]
@@ -194,21 +164,21 @@ def _experiment(experiment: Experiment, panels: list[dict[str, Any]]) -> dict[st
         "table": run_table(experiment),
         "pairs": pair_table(experiment),
         "sources": source_table(experiment),
-        "first_grids": [grid for grid in grids if grid["metric"] == grids[0]["metric"]],
-        "more_grids": [grid for grid in grids if grid["metric"] != grids[0]["metric"]],
+        "first_grids": [grid for grid in grids if grid.metric == grids[0].metric],
+        "more_grids": [grid for grid in grids if grid.metric != grids[0].metric],
         "confidence": f"{facts.options.confidence:.0%}",
         "folder": experiment.folder.as_posix(),
-        "provenance": provenance_of([experiment]),
+        "provenance": provenance_of(experiment),
     }
 
 
-def _tables(experiment: Experiment, folder: Path | None) -> list[dict[str, str]]:
+def _tables(experiment: Results, folder: Path | None) -> list[dict[str, str]]:
     """The paper's tables that are read from an experiment, with the path of their files without suffix."""
     if folder is None:
         return []
     return [
         {
-            "title": f"{name.replace('_', ' ')}, {metric_name(table.metric).lower()}, {table.group}",
+            "title": f"{name.replace('_', ' ')}, {metric_of(table.metric).label.lower()}, {table.group}",
             "path": (folder / experiment.scale / name).as_posix(),
         }
         for name, table in experiment.facts.tables.items()

@@ -3,43 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tst_titan.compare.results import StageFacts
+from tst_titan.compare.results import Results
+from tst_titan.compare.stages import StageFacts
 from tst_titan.data.manifest import DataManifest, load_manifest
 from tst_titan.errors import UserError
-from tst_titan.report.read import Experiment, read_json
-from tst_titan.text import GAP, amount, duration
+from tst_titan.files import read_object
+from tst_titan.text import GAP, duration
 
 _MOST_CONFIGS = 16
 
 
 @dataclass(frozen=True)
 class StageRow:
-    """One stage, from its manifest.
+    """One stage: what the comparison knows of it, its manifest, and what both leave to be said.
 
     Attributes:
-        manifest, metrics, config: paths, as in comparison.json; a run made elsewhere has no config.
-        device_hours: hours of training time the number of devices; None where the manifest is gone.
+        manifest: empty where it cannot be read: a page can outlive the runs that it shows.
         resolved: text of stage.yaml; "" where there are too many stages to show them all.
         problem: why the manifest could not be read; "" if it could.
     """
 
-    directory: str
-    manifest: str
-    metrics: str
-    config: str
-    phase: str
-    steps: str
-    parameters: str
-    device_hours: float | None
-    device_time: str
-    memory: str
+    facts: StageFacts
+    manifest: dict[str, Any]
     commit: str
-    finished: str
     resolved: str
     problem: str
 
@@ -56,31 +47,23 @@ class Provenance:
 
     stages: list[StageRow]
     device_hours: str
-    versions: list[tuple[dict[str, str], int]]
-    machines: list[tuple[str, int]]
-    commits: list[tuple[str, int]]
+    versions: dict[tuple[tuple[str, str], ...], int]
+    machines: dict[str, int]
+    commits: dict[str, int]
 
 
-def stages_of(experiment: Experiment) -> list[StageFacts]:
-    """Stages of an experiment in order, each once, as comparison.json has them."""
-    found = {stage.manifest: stage for run in experiment.runs for stage in run.stages}
-    return list(found.values())
-
-
-def provenance_of(experiments: Sequence[Experiment]) -> Provenance:
-    """Everything about the stages behind some experiments; stages that they share count once."""
-    stages = {stage.manifest: stage for experiment in experiments for stage in stages_of(experiment)}
-    manifests = {path: _manifest(path) for path in stages}
-    with_config = len(stages) <= _MOST_CONFIGS
-    facts = [_facts(stage, manifests[path], with_config) for path, stage in stages.items()]
-    known = [manifest for manifest in manifests.values() if "problem" not in manifest]
-    hours = [stage.device_hours for stage in facts if stage.device_hours is not None]
+def provenance_of(results: Results) -> Provenance:
+    """Everything about the stages behind an experiment; stages that runs share count once."""
+    stages = {stage.manifest: stage for run in results.runs for stage in run.stages}
+    rows = [_row(stage, with_config=len(stages) <= _MOST_CONFIGS) for stage in stages.values()]
+    known = [row.manifest for row in rows if not row.problem]
+    hours = [hours for manifest in known if (hours := manifest.get("stage_device_hours")) is not None]
     return Provenance(
-        stages=facts,
+        stages=rows,
         device_hours=duration(math.fsum(hours)) if hours else GAP,
-        versions=[(dict(key), n) for key, n in _counted(tuple(m.get("versions", {}).items()) for m in known)],
-        machines=_counted(_machine(manifest) for manifest in known),
-        commits=_counted(_commit(manifest) for manifest in known),
+        versions=Counter(tuple(manifest.get("versions", {}).items()) for manifest in known),
+        machines=Counter(map(_machine, known)),
+        commits=Counter(map(_commit, known)),
     )
 
 
@@ -109,36 +92,15 @@ def _flow(manifest: DataManifest) -> list[tuple[str, str, int]]:
     return [*rows, ("kept", "train and held out", documents.kept)]
 
 
-def _manifest(path: str) -> dict[str, Any]:
-    """The manifest, or the problem with it: a page can outlive the runs that it shows."""
-    try:
-        return read_json(Path(path), "the stage's folder is gone")
-    except UserError as error:
-        return {"problem": str(error)}
-
-
-def _facts(stage: StageFacts, manifest: dict[str, Any], with_config: bool) -> StageRow:
+def _row(stage: StageFacts, with_config: bool) -> StageRow:
     """One row of the stage table."""
     config = Path(stage.directory) / "stage.yaml"
-    hours = manifest.get("stage_device_hours")
-    parameters = (manifest.get("parameters") or {}).get("total")
-    memory = manifest.get("peak_memory_gib")
-    return StageRow(
-        directory=stage.directory,
-        manifest=stage.manifest,
-        metrics=stage.metrics,
-        config="" if "made_by" in manifest else config.as_posix(),
-        phase=stage.phase + (f", s = {stage.bag_size:g}" if stage.phase == "bag" else ""),
-        steps=f"{stage.start_step:,} to {stage.end_step:,}",
-        parameters=GAP if parameters is None else amount(parameters),
-        device_hours=hours,
-        device_time=GAP if hours is None else duration(hours),
-        memory=GAP if memory is None else f"{memory:.2f} GiB",
-        commit=_commit(manifest) if "problem" not in manifest else GAP,
-        finished=str(manifest.get("finished", GAP)),
-        resolved=config.read_text(encoding="utf-8") if with_config and config.is_file() else "",
-        problem=manifest.get("problem", ""),
-    )
+    resolved = config.read_text(encoding="utf-8") if with_config and config.is_file() else ""
+    try:
+        manifest = read_object(Path(stage.manifest), "the stage's folder is gone")
+    except UserError as error:
+        return StageRow(stage, {}, GAP, resolved, str(error))
+    return StageRow(stage, manifest, _commit(manifest), resolved, "")
 
 
 def _machine(manifest: dict[str, Any]) -> str:
@@ -158,11 +120,3 @@ def _commit(manifest: dict[str, Any]) -> str:
     if not commit:
         return "unknown"
     return str(commit)[:12] + (" with local changes" if manifest.get("git_dirty") else "")
-
-
-def _counted(items: Any) -> list[tuple[Any, int]]:
-    """Distinct items in order with their number."""
-    counts: dict[Any, int] = {}
-    for item in items:
-        counts[item] = counts.get(item, 0) + 1
-    return list(counts.items())

@@ -17,14 +17,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tst_titan.compare.claims import judge
+from tst_titan.compare.drawing import read_panels
 from tst_titan.compare.kinds import kind_named
 from tst_titan.compare.kinds.corpus_statistics import read_mutual_information, verdict
-from tst_titan.compare.results import Results, read_json, read_results
+from tst_titan.compare.results import Results, read_results
 from tst_titan.config.load import read_yaml
 from tst_titan.errors import UserError
-from tst_titan.files import write_atomically
+from tst_titan.files import read_object, write_atomically
 from tst_titan.report.provenance import provenance_of
-from tst_titan.report.read import read_figures
 from tst_titan.report.tables import run_text
 from tst_titan.report.text import evidence
 from tst_titan.run.plan import models_of, text_of
@@ -115,7 +115,7 @@ def check_published(project: Project, folder: Path, redone: frozenset[str] = fro
             raise UserError(
                 f"{path.parent}: the config asks for no experiment {name}; remove the folder or add it"
             )
-        made, now = read_json(path, "remove the folder"), stages_made_from(project, name)
+        made, now = read_object(path, "remove the folder"), stages_made_from(project, name)
         if differing := sorted(path for path in made.keys() | now if made.get(path) != now.get(path)):
             raise UserError(
                 f"{path.parent}: was made from other configs: stage {differing[0]} differs from today's. Run "
@@ -127,7 +127,7 @@ def publish(project: Project, name: str, out: Path) -> None:
     """Keep a finished experiment: its tables, figures and page, replaced as a whole."""
     results, scale = Path(project.results), project.scale_name
     figures = results / "figures" / scale / name
-    panels = read_figures(figures)["panels"]
+    panels = read_panels(figures)["panels"]
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as temporary:
         folder = Path(temporary) / name
@@ -159,7 +159,7 @@ def publish(project: Project, name: str, out: Path) -> None:
 
 
 def _page(experiment: Results, panels: Sequence[dict[str, str]]) -> str:
-    facts, made = experiment.facts, provenance_of([experiment])
+    facts, made = experiment.facts, provenance_of(experiment)
     lines = [
         f"# {experiment.title} (scale {experiment.scale})",
         facts.question,
@@ -168,8 +168,8 @@ def _page(experiment: Results, panels: Sequence[dict[str, str]]) -> str:
     lines += [_picture(panels[0]), "```\n" + run_text(experiment).rstrip() + "\n```"]
     lines += ["\n".join(f"- {sentence.text}" for sentence in evidence(facts))]
     lines += [_picture(panel) for panel in panels[1:]]
-    machines = "; ".join(dict.fromkeys(machine.partition(" on ")[0] for machine, _ in made.machines))
-    commits = ", ".join(commit for commit, _ in made.commits)
+    machines = "; ".join(dict.fromkeys(machine.partition(" on ")[0] for machine in made.machines))
+    commits = ", ".join(made.commits)
     lines.append(
         f"{len(made.stages)} stages, {made.device_hours} of training, on {machines}; commit {commits}. All numbers "
         "with intervals, units and sources: [table.csv](table.csv); curves: [curves.csv](curves.csv)."

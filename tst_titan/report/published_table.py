@@ -9,20 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from tst_titan import paper
 from tst_titan.compare.evaluations import NOT_SCORED
 from tst_titan.compare.kinds.grid import BAG_LOSS, grids_of
+from tst_titan.compare.metrics import metric_of
 from tst_titan.compare.numbers import Number, missing
 from tst_titan.compare.results import Results
 from tst_titan.compare.spec import TableReference
 from tst_titan.errors import UserError
-from tst_titan.report.text import cell_note, metric_name, number_text
-from tst_titan.text import GAP, value_text
+from tst_titan.report.html import template
+from tst_titan.report.tables import Grid, grid_cell
+from tst_titan.report.text import number_text
 
-_HERE = Path(__file__).parent
 NOT_RUN = "not in this scale's grid"
 _COLUMNS = (
     "bag_size", "bag_fraction", "value", "low", "high", "unit", "bag_loss", "published", "reason", "runs", "sources",
@@ -37,8 +35,7 @@ class Entry:
 
     place: Place
     ours: Number | None
-    published: float | None
-    unit: str
+    published: Number | None
 
     @property
     def bag_loss(self) -> bool:
@@ -55,8 +52,8 @@ class Entry:
         ours = self.ours or missing(NOT_RUN)
         return {
             "bag_size": f"{self.place[0]:g}", "bag_fraction": f"{self.place[1]:g}", "value": ours.value,
-            "low": ours.low, "high": ours.high, "unit": self.unit, "bag_loss": self.bag_loss,
-            "published": self.published, "reason": self.reason, "runs": " ".join(ours.runs),
+            "low": ours.low, "high": ours.high, "unit": (self.published or ours).unit, "bag_loss": self.bag_loss,
+            "published": self.published and self.published.value, "reason": self.reason, "runs": " ".join(ours.runs),
             "sources": "; ".join(ours.sources),
         }  # fmt: skip
 
@@ -72,19 +69,15 @@ def entries(experiment: Results, name: str) -> list[Entry]:
         known = ", ".join(tables) or "no tables of the paper"
         raise UserError(f"{experiment.name} has no {name}; it has: {known}")
     ours = _ours(experiment, tables[name])
-    published: dict[Place, tuple[float, str]] = {}
-    if tables[name].number is not None:
-        for cell in paper.published_sweeps(table=tables[name].number).to_dict("records"):
-            published[float(cell["bag_size"]), float(cell["bag_step_ratio"])] = (
-                float(cell["value"]),
-                cell["unit"],
+    published = {}
+    if (number := tables[name].number) is not None:
+        published = {
+            (float(cell["bag_size"]), float(cell["bag_step_ratio"])): Number(
+                float(cell["value"]), cell["unit"]
             )
-    found = []
-    for place in sorted({*ours, *published}):
-        number = ours.get(place)
-        value, unit = published.get(place, (None, number.unit if number else ""))
-        found.append(Entry(place, number, value, unit))
-    return found
+            for cell in paper.published_sweeps(table=number).to_dict("records")
+        }
+    return [Entry(place, ours.get(place), published.get(place)) for place in sorted({*ours, *published})]
 
 
 def _ours(experiment: Results, table: TableReference) -> dict[Place, Number]:
@@ -129,43 +122,32 @@ def as_csv(cells: Sequence[Entry]) -> str:
     return text.getvalue()
 
 
-def as_html(experiment: Results, name: str, cells: Sequence[Entry]) -> str:
+def as_html(experiment: Results, name: str, cells: Sequence[Entry], page: Path) -> str:
     """A page with the table: bag sizes down, bag fractions across, the paper's number below ours."""
     table = experiment.facts.tables[name]
-    places = {cell.place: cell for cell in cells}
-    swept = {place: cell for place, cell in places.items() if place != BASELINE_PLACE}
-    fractions, sizes = (sorted({place[axis] for place in swept}) for axis in (1, 0))
-    rows = [(f"{size:g}", [_shown(swept.get((size, fraction))) for fraction in fractions]) for size in sizes]
-    reasons = dict.fromkeys(cell.reason for cell in cells if cell.ours is not None and cell.reason)
-    ours = sum(cell.ours is not None and cell.ours.exists for cell in swept.values())
-    theirs, source = "", None
+    swept = {cell.place: cell for cell in cells if cell.place != BASELINE_PLACE}
+    baseline = next(
+        (cell for cell in cells if cell.place == BASELINE_PLACE), Entry(BASELINE_PLACE, None, None)
+    )
+    model = ""
     if table.number is not None:
         first = paper.published_sweeps(table=table.number).iloc[0]
-        theirs = f"{first['model']}, {first['total_steps']:,} steps"
-        source = f"{paper.SOURCE_SHORT}, table {table.number}"
-    environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("published_table.html").render(
-        css=Markup(_HERE.joinpath("page.css").read_text(encoding="utf-8")),
-        title=f"{name.replace('_', ' ').capitalize()}: {metric_name(table.metric).lower()}",
-        content=experiment.facts,
-        table=table,
-        name=name,
-        source=source,
-        theirs=theirs,
-        baseline=_shown(places.get(BASELINE_PLACE)),
-        fractions=[f"{fraction:g}" for fraction in fractions],
-        rows=rows,
-        reasons=list(reasons),
-        counts=(ours, sum(cell.published is not None for cell in swept.values())),
+        model = f"{first['model']}, {first['total_steps']:,} steps"
+    grid = Grid(
+        title=f"{name.replace('_', ' ').capitalize()}: {metric_of(table.metric).label.lower()}",
+        metric=table.metric,
+        cells={place: grid_cell(cell.ours, cell.published, whose="") for place, cell in swept.items()},
+        best=None,
+        baseline="not run" if baseline.ours is None else number_text(baseline.ours),
+        published_baseline=number_text(baseline.published),
+        paper=[f"{model}: {paper.SOURCE_SHORT}, table {table.number}"] if model else [],
+        gaps=list(dict.fromkeys(cell.reason for cell in cells if cell.ours is not None and cell.reason)),
     )
-
-
-def _shown(cell: Entry | None) -> dict[str, str]:
-    """Text of a cell, the paper's below it, and what it says on hover."""
-    if cell is None:
-        return {"text": "", "paper": "", "note": ""}
-    text = "" if cell.ours is None else number_text(cell.ours)
-    if cell.bag_loss and text not in ("", GAP):
-        text += " (bag)"
-    published = value_text(cell.published, cell.unit) if cell.published is not None else ""
-    return {"text": text, "paper": published, "note": NOT_RUN if cell.ours is None else cell_note(cell.ours)}
+    return template("published_table.html", page).render(
+        grid=grid,
+        content=experiment.facts,
+        group=table.group,
+        name=name,
+        ours=sum(cell.ours is not None and cell.ours.exists for cell in swept.values()),
+        theirs=sum(cell.published is not None for cell in swept.values()),
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from tst_titan.compare.evaluations import NOT_SCORED
 from tst_titan.compare.kinds.grid import BAG_LOSS, baseline_of, best_of, cells_of, grids_of
@@ -20,12 +19,11 @@ from tst_titan.compare.metrics import (
 )
 from tst_titan.compare.numbers import ON_HELDOUT, Number
 from tst_titan.compare.results import Results, RunFacts
-from tst_titan.compare.sentences import BOUND_WORDS, best_rows
+from tst_titan.compare.sentences import BOUND_WORDS
 from tst_titan.paper import SOURCE_SHORT
 from tst_titan.report.text import (
     cell_note,
     interval_text,
-    metric_name,
     number_text,
     signed_text,
 )
@@ -113,7 +111,9 @@ def run_table(experiment: Results) -> Table:
             rows.append(Row("published", "the paper's, at its size", tuple(short), cells, run.name))
     heads = ["Bag size" if name == _BAG_SIZE else metric_of(name).column for name in metrics]
     methods = {
-        metric_name(name): dict.fromkeys(n.method for n in experiment.select("run", metric=name) if n.method)
+        metric_of(name).label: dict.fromkeys(
+            n.method for n in experiment.select("run", metric=name) if n.method
+        )
         for name in metrics
     }
     told = [(name, "; ".join(list(found)[:3])) for name, found in methods.items() if found]
@@ -141,7 +141,7 @@ def pair_table(experiment: Results) -> Table | None:
     repeated = len(set(labels)) < len(labels)
     rows = []
     for reference, run in experiment.pairs():
-        numbers = best_rows(experiment, run.name, reference.name)
+        numbers = experiment.of_pair(run.name, reference.name)
         cells = [
             _budget_cell(numbers, "equal_flops"),
             _budget_cell(numbers, "equal_data"),
@@ -187,33 +187,53 @@ def source_table(experiment: Results) -> Table | None:
     return Table(sources, rows, [], [])
 
 
-def grid_tables(experiment: Results) -> list[dict[str, Any]]:
-    """One table a group and metric: bag sizes down, bag fractions across, the paper's value below ours."""
+@dataclass(frozen=True)
+class Grid:
+    """A metric over bag size (down) and bag fraction (across).
+
+    Attributes:
+        cells: by bag size and bag fraction.
+        best: where the best cell lies; None where none is marked.
+        paper: where the paper's numbers stand; empty where it has none.
+        gaps: why cells are empty.
+    """
+
+    title: str
+    metric: str
+    cells: dict[tuple[float, float], Cell]
+    best: tuple[float, float] | None
+    baseline: str
+    published_baseline: str
+    paper: list[str]
+    gaps: list[str]
+
+    @property
+    def sizes(self) -> list[float]:
+        """Heads of the rows."""
+        return sorted({size for size, _ in self.cells})
+
+    @property
+    def fractions(self) -> list[float]:
+        """Heads of the columns."""
+        return sorted({fraction for _, fraction in self.cells})
+
+
+def grid_tables(experiment: Results) -> list[Grid]:
+    """One table a group and metric, the paper's value below ours."""
     tables = []
     for group, metric in sorted(grids_of(experiment), key=lambda grid: metric_rank(grid[1])):
         cells, published = (cells_of(experiment, group, metric, what) for what in ("", ".paper"))
-        sizes, fractions = (
-            {place[axis]: None for place in sorted(cells, key=lambda p: p[axis])} for axis in (0, 1)
-        )
-        best = best_of(experiment, group, metric)
-        rows = [
-            {"head": f"{size:g}",
-             "cells": [_grid_cell(cells.get((size, r)), published.get((size, r))) for r in fractions],
-             "best": [(size, r) == best for r in fractions]}
-            for size in sizes
-        ]  # fmt: skip
-        baseline = baseline_of(experiment, group, metric)
         tables.append(
-            {
-                "title": metric_name(metric) + (f" · {group}" if group else ""),
-                "metric": metric,
-                "fractions": [f"{r:g}" for r in fractions],
-                "rows": rows,
-                "baseline": Cell(GAP) if baseline is None else _number_cell(baseline),
-                "published_baseline": number_text(baseline_of(experiment, group, metric, ".paper")),
-                "paper": sorted({source for cell in published.values() for source in cell.sources}),
-                "gaps": sorted({cell.reason for cell in cells.values() if not cell.exists}),
-            }
+            Grid(
+                title=metric_of(metric).label + (f" · {group}" if group else ""),
+                metric=metric,
+                cells={place: grid_cell(cell, published.get(place)) for place, cell in cells.items()},
+                best=best_of(experiment, group, metric),
+                baseline=number_text(baseline_of(experiment, group, metric)),
+                published_baseline=number_text(baseline_of(experiment, group, metric, ".paper")),
+                paper=sorted({source for cell in published.values() for source in cell.sources}),
+                gaps=sorted({cell.reason for cell in cells.values() if not cell.exists}),
+            )
         )
     return tables
 
@@ -329,12 +349,12 @@ def _switch_cell(numbers: dict[str, Number]) -> Cell:
     return Cell(signed_text(height), height.value, cell_note(height), lines=lines, metric="switch")
 
 
-def _grid_cell(number: Number | None, published: Number | None) -> Cell:
-    """Ours, and the paper's below it."""
+def grid_cell(number: Number | None, published: Number | None, whose: str = "paper ") -> Cell:
+    """Ours, and the paper's below it after ``whose``; without ours only the paper's."""
+    small = whose + number_text(published) if published is not None else ""
     if number is None:
-        return Cell("")
+        return Cell("", small=small)
     is_bag = number.note == BAG_LOSS
-    small = f"paper {number_text(published)}" if published is not None else ""
     note = cell_note(number) + (f"; {BAG_LOSS}" if is_bag else "")
     text = number_text(number) + (" (bag)" if is_bag and number.exists else "")
     return Cell(text, number.value, note, small)

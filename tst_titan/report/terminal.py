@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tst_titan.compare.results import Results, read_results
 from tst_titan.errors import UserError
-from tst_titan.report.read import Experiment, read_experiment
 from tst_titan.report.tables import run_text
 from tst_titan.report.text import evidence
 
 
-def experiment_text(experiment: Experiment) -> str:
+def experiment_text(experiment: Results) -> str:
     """The question, its answer, the table of runs and, where numbers mean something, the sentences about them."""
     facts = experiment.facts
     lines = [
@@ -33,7 +33,7 @@ def summary(folders: Sequence[Path], report: Path | None) -> str:
     """
     alone = len(folders) == 1
     parts = []
-    for experiment in map(read_experiment, folders):
+    for experiment in map(read_results, folders):
         said = (
             experiment_text(experiment)
             if alone

@@ -1,9 +1,8 @@
-"""Names of metrics and axes, and the numbers of a comparison, for people."""
+"""Names of axes, and the numbers of a comparison, for people."""
 
 from __future__ import annotations
 
 from tst_titan import text
-from tst_titan.compare.metrics import metric_of
 from tst_titan.compare.numbers import Number
 from tst_titan.compare.results import Facts, Sentence
 from tst_titan.text import GAP, value_text
@@ -17,11 +16,6 @@ AXES = {
 """Columns that a loss curve can be drawn against, with the axis label."""
 
 AXIS_NAMES = {"step": "steps", "flops": "FLOPs", "data_tokens": "data tokens", "hours": "hours"}
-
-
-def metric_name(metric: str) -> str:
-    """Name of a metric for people: "accuracy/arc_easy" becomes "arc_easy"."""
-    return metric_of(metric).label
 
 
 def number_text(number: Number | None) -> str:

@@ -54,7 +54,11 @@ rule compare:
         elsewhere=files_made_elsewhere,
         documents=evaluations("heldout_documents"),
         tasks=evaluations("tasks"),
-        code=sorted(str(path) for path in (ROOT / "tst_titan/compare").rglob("*.py")),
+        code=sorted(
+            str(path)
+            for path in (ROOT / "tst_titan/compare").rglob("*.py")
+            if path.parent.name != "drawing"
+        ),
     output:
         comparison=RESULTS + "/compare/{scale}/{experiment}/comparison.json",
         table=RESULTS + "/compare/{scale}/{experiment}/table.csv",

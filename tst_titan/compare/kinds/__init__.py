@@ -10,12 +10,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tst_titan.errors import UserError
+
 if TYPE_CHECKING:
+    from tst_titan.compare.drawing import Panel
     from tst_titan.compare.numbers import Number
     from tst_titan.compare.results import Results, Sentence
     from tst_titan.compare.runs import RunData
     from tst_titan.compare.spec import ComparisonSpec
-    from tst_titan.report.panels import Panel
 
 
 class Kind:
@@ -69,4 +71,21 @@ class Pairwise(Kind):
 def kind_named(name: str) -> Kind:
     """A kind by its name."""
     kind: Kind = importlib.import_module(f"tst_titan.compare.kinds.{name}").KIND
+    return kind
+
+
+def kind_of(spec: ComparisonSpec) -> Kind:
+    """The kind of a comparison.
+
+    Raises:
+        UserError: a run lacks an axis that the kind needs.
+    """
+    kind = kind_named(spec.kind)
+    for run in spec.runs:
+        for axis in kind.matched if run.is_baseline else kind.needs:
+            if axis not in run.axes:
+                raise UserError(
+                    f"{spec.experiment}: runs: '{run.name}' lacks axes.{axis}, which kind '{spec.kind}' needs; "
+                    f"it has: {', '.join(run.axes) or 'none'}"
+                )
     return kind

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from tst_titan.compare.kinds import Kind
-from tst_titan.compare.results import read_json
 from tst_titan.errors import UserError
+from tst_titan.files import read_object
 from tst_titan.paper import MUTUAL_INFORMATION_LAW
 from tst_titan.text import amount
 
 if TYPE_CHECKING:
-    from tst_titan.report.panels import Panel
+    from tst_titan.compare.drawing import Panel
 
 KIND = Kind()
 _NEEDED = ("corpus", "estimator", "table", "shuffled", "fits", "unit", "tokens_sampled", "vocab_size")
@@ -28,7 +28,7 @@ def read_mutual_information(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is missing, or lacks a key or the fit of its estimator.
     """
-    found = read_json(path, "measure the mutual information first")
+    found = read_object(path, "measure the mutual information first")
     for key in _NEEDED:
         if key not in found:
             raise UserError(f"{path}: key '{key}' is missing; found: {', '.join(sorted(found))}")
@@ -47,7 +47,7 @@ def draw_mutual_information(path: Path, folder: Path) -> Panel:
     Raises:
         UserError: as ``read_mutual_information``.
     """
-    from tst_titan.report import drawing as d
+    from tst_titan.compare import drawing as d
 
     found = read_mutual_information(path)
     estimator = found["estimator"]
@@ -58,15 +58,19 @@ def draw_mutual_information(path: Path, folder: Path) -> Panel:
     theirs = {key: MUTUAL_INFORMATION_LAW[name] for key, name in _PAPER.items()}
     left_over = found["shuffled"][estimator]
     figure, ((axes,),) = d.figure_of(1, 1, row_height=4.2, base=0.0)
-    axes.plot(distances, table["plug_in"], "^", color=d.SERIES[1], markerfacecolor="none", markersize=3.5,
+    axes.plot(distances, table["plug_in"], "^", color=d.style.SERIES[1], markerfacecolor="none", markersize=3.5,
               label="plug-in estimate")  # fmt: skip
-    axes.plot(distances, table[estimator], "o", color=d.SERIES[0], markersize=3.5, label=f"{title} estimate")
+    axes.plot(
+        distances, table[estimator], "o", color=d.style.SERIES[0], markersize=3.5, label=f"{title} estimate"
+    )
     x = np.geomspace(distances.min(), distances.max(), 200)
-    axes.plot(x, _law(x, fit), color=d.INK, linewidth=1.2, label=f"fit: {_formula(fit)}")
-    axes.plot(x, _law(x, theirs), color=d.MUTED, linestyle="--", label=f"the paper's: {_formula(theirs)}")
+    axes.plot(x, _law(x, fit), color=d.style.INK, linewidth=1.2, label=f"fit: {_formula(fit)}")
+    axes.plot(
+        x, _law(x, theirs), color=d.style.MUTED, linestyle="--", label=f"the paper's: {_formula(theirs)}"
+    )
     axes.axhline(
         left_over,
-        color=d.SERIES[0],
+        color=d.style.SERIES[0],
         linewidth=0.9,
         linestyle=":",
         label=f"{title}, shuffled pairs (truth: 0)",

@@ -21,17 +21,17 @@ from tst_titan.compare.noise import LARGE, t_quantile
 from tst_titan.compare.numbers import ON_HELDOUT, Number, difference, merge_sources, missing
 from tst_titan.compare.results import Results, Sentence
 from tst_titan.compare.runs import RunData
-from tst_titan.compare.seeds import difference_over_seeds, mean_over_seeds, measured_on_same_text, values_of
+from tst_titan.compare.seeds import by_seed, difference_over_seeds, mean_over_seeds, measured_on_same_text
 from tst_titan.compare.sentences import COMPARED, between, in_group, said
 from tst_titan.compare.spec import ComparisonSpec, PublishedCell
 from tst_titan.config.comparison import ComparisonOptions
-from tst_titan.text import interval_text, value_text
+from tst_titan.text import GAP, interval_text, value_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from tst_titan.report.panels import Panel
-    from tst_titan.report.style import Look
+    from tst_titan.compare.drawing import Panel
+    from tst_titan.compare.drawing.style import Look
 
 BAG_LOSS = "a bag loss: not comparable"
 _AXES = ("bag_size", "bag_fraction")
@@ -76,7 +76,7 @@ class Grid(Kind):
 
     def sentences(self, results: Results) -> Iterator[Sentence]:
         """Best cell and how many beat the baseline; metrics that the experiment is about and no run has."""
-        for group, metric in told_grids(results):
+        for group, metric in grids_of(results, best=True):
             yield from said("result", _results(results, group, metric))
         for metric in dict.fromkeys(metric for _, metric in grids_of(results)):
             groups = [group for group, other in grids_of(results) if other == metric]
@@ -101,14 +101,12 @@ class Grid(Kind):
             ]
             if not gains:
                 continue
-            better = [gain for number, _, _, gain in gains if number > 0]
-            surely = sum(gain.low is not None and gain.low > 0 for gain in better)
             number, group, (size, fraction), gain = max(gains, key=lambda found: found[0])
             where = f"s = {size:g}, r = {fraction:g}" + (f" ({group})" if group else "")
             what = metric_of(metric).label.lower()
             return (
-                f"Of {len(gains)} cells {len(better)} beat the baseline of equal FLOPs in {what}, "
-                f"{surely} of them by more than the noise. Best: {where}, {abs(number):.4f} {gain.unit} "
+                f"{_tally([gain for *_, gain in gains], f' of equal FLOPs in {what}')}. "
+                f"Best: {where}, {abs(number):.4f} {gain.unit} "
                 f"{'better' if number > 0 else 'worse'}{between(gain, 4)}"
                 + (", which is partly luck." if len(gains) >= _MANY_CELLS else ".")
             )
@@ -116,7 +114,7 @@ class Grid(Kind):
 
     def reproduction(self, results: Results) -> Iterator[str]:
         """Sides of the baseline, ranks and best cell of every grid, against the paper's."""
-        for group, name in told_grids(results):
+        for group, name in grids_of(results, best=True):
             if metric_of(name) in COMPARED:
                 yield from _reproduction(results, group, name)
 
@@ -137,16 +135,10 @@ class Grid(Kind):
 KIND = Grid()
 
 
-def grids_of(results: Results) -> list[tuple[str, str]]:
-    """(title of the group, metric) of every grid, in order."""
-    rows = results.select("grid")
+def grids_of(results: Results, best: bool = False) -> list[tuple[str, str]]:
+    """(title of the group, metric) of every grid, in order; ``best``: not of training losses with held-out ones."""
+    rows = results.best("grid") if best else results.select("grid")
     return list(dict.fromkeys((row.group, row.metric) for row in rows if not row.metric.endswith(_SUFFIXES)))
-
-
-def told_grids(results: Results) -> list[tuple[str, str]]:
-    """Those that sentences are about: not of training losses where there is one of held-out losses."""
-    grids = grids_of(results)
-    return [(group, metric) for group, metric in grids if (group, f"{ON_HELDOUT}{metric}") not in grids]
 
 
 def cells_of(results: Results, group: str, metric: str, what: str = "") -> Cells:
@@ -229,7 +221,8 @@ def _grid(
     for run in others:
         size, fraction = (float(run.axis(name) or 0) for name in _AXES)
         places.setdefault((size, fraction), []).append(run)
-    values, gains, theirs, their_gains = tables = _empty_tables()
+    tables: list[Cells] = [{} for _ in range(4)]
+    values, gains, theirs, their_gains = tables
     for place, here in sorted(places.items()):
         cell = _cell(here, metric, baselines, published_baseline, options)
         for what, table in zip(("", ".gain", ".paper", ".paper_gain"), tables, strict=True):
@@ -257,10 +250,6 @@ def _grid(
         counts = (len(sides), *(side.sum() for side in (own, published, own & published, own == published)))
         for what, count in zip(_BEATS, map(int, counts), strict=True):
             yield row(Number(count, "cells"), f".beats.{what}")
-
-
-def _empty_tables() -> tuple[Cells, Cells, Cells, Cells]:
-    return {}, {}, {}, {}
 
 
 def _cell(
@@ -298,7 +287,7 @@ def _gain(
     metric: str, here: Sequence[RunData], baselines: Sequence[RunData], options: ComparisonOptions
 ) -> Number:
     """How much better than the baseline (lower loss, higher accuracy), over seeds where there are several."""
-    ours, theirs = _by_seed(here, metric), _by_seed(baselines, metric)
+    ours, theirs = by_seed(here, metric), by_seed(baselines, metric)
     unit = next((number.unit for number in ours.values()), "")
     if not theirs:
         return missing(f"no equal-FLOPs baseline of this group has {metric}", unit)
@@ -309,9 +298,7 @@ def _gain(
         gap = _gap(metric, _having(here, metric)[0], _having(baselines, metric)[0], options)
     else:
         same_text = measured_on_same_text(metric, baselines[0], here[0])
-        gap = difference_over_seeds(values_of(theirs), values_of(ours), options.confidence, unit, same_text)[
-            2
-        ]
+        *_, gap = difference_over_seeds(theirs, ours, options.confidence, same_text)
     sign, ends = _sign(metric), [gap.low, gap.high]
     low, high = (None if end is None else sign * end for end in (ends if sign > 0 else reversed(ends)))
     return Number(sign * gap.number, unit, sources, gap.stderr, low, high, _GAIN_METHOD)
@@ -331,11 +318,6 @@ def _having(runs: Sequence[RunData], metric: str) -> list[RunData]:
     return [run for run in runs if metric in run.metrics and run.metrics[metric].exists]
 
 
-def _by_seed(runs: Sequence[RunData], metric: str) -> dict[int, Number]:
-    """A metric by seed, where it exists."""
-    return {run.spec.seed: run.metrics[metric] for run in _having(runs, metric)}
-
-
 def _mean(runs: Sequence[RunData], metric: str, options: ComparisonOptions) -> Number:
     """Mean over seeds with its interval; for one seed the run's own number."""
     numbers = [run.metrics[metric] for run in runs if metric in run.metrics]
@@ -345,8 +327,7 @@ def _mean(runs: Sequence[RunData], metric: str, options: ComparisonOptions) -> N
         return missing(reason, numbers[0].unit if numbers else "", merge_sources(*numbers))
     if len(found) == 1:
         return found[0]
-    values = np.array([number.number for number in found])
-    return mean_over_seeds(values, options.confidence, found[0].unit, merge_sources(*found))
+    return mean_over_seeds(found, options.confidence)
 
 
 def _published(runs: Sequence[RunData], metric: str) -> Number | None:
@@ -374,6 +355,13 @@ def _rank_correlation(ours: Sequence[Number], theirs: Sequence[Number]) -> Numbe
     )
 
 
+def _tally(gains: Sequence[Number], which: str = "") -> str:
+    """How many cells beat the baseline."""
+    better = [gain for gain in gains if gain.number > 0]
+    surely = sum(gain.low is not None and gain.low > 0 for gain in better)
+    return f"Of {len(gains)} cells {len(better)} beat the baseline{which}, {surely} of them by more than the noise"
+
+
 def _results(results: Results, group: str, metric: str) -> Iterator[str]:
     """Best cell and how many beat the baseline."""
     words, place = metric_of(metric).words, best_of(results, group, metric)
@@ -381,14 +369,12 @@ def _results(results: Results, group: str, metric: str) -> Iterator[str]:
         return
     gains = [gain for gain in cells_of(results, group, metric, ".gain").values() if gain.exists]
     gain, value = (cells_of(results, group, metric, what)[place] for what in (".gain", ""))
-    better = [gain for gain in gains if gain.number > 0]
-    surely = [gain for gain in better if gain.low is not None and gain.low > 0]
     text = f"{abs(gain.number):.4f} {gain.unit} {'better' if gain.number > 0 else 'worse'} than the baseline"
     if gain.interval is not None:
         text += f" (gain {gain.interval[0]:+.4f} to {gain.interval[1]:+.4f})"
     yield (
         f"{in_group(group)}The best {words} is at s = {place[0]:g}, r = {place[1]:g}: {value.number:.4f}, {text}. "
-        f"Of {len(gains)} cells {len(better)} beat the baseline, {len(surely)} of them by more than the noise."
+        f"{_tally(gains)}."
     )
     if len(gains) >= _MANY_CELLS:
         luck = "its gain is flattered" if gain.number > 0 else "even so it is behind the baseline"
@@ -430,7 +416,7 @@ def _reproduction(results: Results, group: str, name: str) -> Iterator[str]:
 
 def _draw_lines(results: Results, metric: str, groups: Sequence[str], folder: Path) -> Panel:
     """Groups below each other: ours on the left, the paper's on the right where it has any."""
-    from tst_titan.report import drawing
+    from tst_titan.compare import drawing
 
     published = {group: paper_grid(results, group, metric) for group in groups}
     across = 2 if any(len(rows) for rows in published.values()) else 1
@@ -441,16 +427,16 @@ def _draw_lines(results: Results, metric: str, groups: Sequence[str], folder: Pa
     for group, axes in zip(groups, rows_of_axes, strict=True):
         _our_lines(axes[0], list(cells[group].values()), baseline_of(results, group, metric), looks)
         for part, whose in zip(axes, ("ours", "the paper's"), strict=False):
-            part.set_title(f"{group}: {whose}" if group else whose.capitalize(), color=drawing.INK)
+            part.set_title(f"{group}: {whose}" if group else whose.capitalize(), color=drawing.style.INK)
             part.set_ylabel({"%": "accuracy, %"}.get(unit, unit.replace("/", " per ")))
         if across == 2:
             _paper_lines(axes[1], published[group], looks)
     for part in rows_of_axes[-1]:
         part.set_xlabel("Bag fraction r")
-    keys = [drawing.key("baseline", drawing.BASELINES[0], linestyle="--", linewidth=1.0)]
+    keys = [drawing.key("baseline", drawing.style.BASELINES[0], linestyle="--", linewidth=1.0)]
     sizes = {size for rows in published.values() for size in rows["bag_size"] if size > 1}
     if not looks.keys() >= sizes:
-        keys.append(drawing.key("the paper's other s", drawing.CONTEXT, linewidth=1.0))
+        keys.append(drawing.key("the paper's other s", drawing.style.CONTEXT, linewidth=1.0))
     drawing.legend(figure, looks.values(), keys, columns=6)
     label = metric_of(metric).label
     caption = (
@@ -469,13 +455,13 @@ def _our_lines(
     axes: Axes, cells: Sequence[Number], baseline: Number | None, looks: dict[float, Look]
 ) -> None:
     """One line a bag size; cells that have a bag loss only are left out. Why there is no cell at all is written out."""
-    from tst_titan.report import drawing
+    from tst_titan.compare import drawing
 
     if cells and not any(cell.exists for cell in cells):
         reasons = sorted({cell.reason for cell in cells})
         drawing.write_in(axes, textwrap.fill("not measured: " + "; ".join(reasons), 44))
     if baseline is not None and baseline.exists:
-        axes.axhline(baseline.number, color=drawing.BASELINES[0], linewidth=1.0, linestyle="--")
+        axes.axhline(baseline.number, color=drawing.style.BASELINES[0], linewidth=1.0, linestyle="--")
     sizes = dict.fromkeys(cell.bag_size for cell in cells)
     for size, shift in zip(sizes, drawing.shifts(len(sizes)), strict=True):
         line = [cell for cell in cells if cell.bag_size == size and cell.note != BAG_LOSS]
@@ -484,18 +470,22 @@ def _our_lines(
 
 def _paper_lines(axes: Axes, rows: pd.DataFrame, looks: dict[float, Look]) -> None:
     """The published grid; r = 1 of a loss (the bag loss) is left out as it is in ours."""
-    from tst_titan.report import drawing
+    from tst_titan.compare import drawing
 
     if rows.empty:
         drawing.write_in(axes, "no published numbers")
         return
     for value in rows.loc[rows["bag_size"] == 1, "value"].head(1):
-        axes.axhline(float(value), color=drawing.BASELINES[0], linewidth=1.0, linestyle="--")
+        axes.axhline(float(value), color=drawing.style.BASELINES[0], linewidth=1.0, linestyle="--")
     shown = rows[(rows["bag_size"] > 1) & rows["bag_step_ratio"].between(0, 1, inclusive="neither")]
     for size, part in shown.groupby("bag_size", sort=True):
         part = part.sort_values("bag_step_ratio")
         look = looks.get(float(size))  # type: ignore[arg-type]
-        style = {"color": drawing.CONTEXT, "linewidth": 0.8, "zorder": 1}  # not among our sizes: context
+        style = {
+            "color": drawing.style.CONTEXT,
+            "linewidth": 0.8,
+            "zorder": 1,
+        }  # not among our sizes: context
         if look is not None:
             style = {"color": look.colour, "marker": look.marker, "markersize": 3.5, "linewidth": 1.0,
                      "markerfacecolor": "none"}  # fmt: skip
@@ -504,7 +494,7 @@ def _paper_lines(axes: Axes, rows: pd.DataFrame, looks: dict[float, Look]) -> No
 
 def _draw_gains(results: Results, metric: str, groups: Sequence[str], folder: Path) -> Panel:
     """Gain over the baseline in every cell, ours beside the paper's at the same cells."""
-    from tst_titan.report import drawing
+    from tst_titan.compare import drawing
 
     gains = {
         what: {group: cells_of(results, group, metric, what) for group in groups}
@@ -525,7 +515,7 @@ def _draw_gains(results: Results, metric: str, groups: Sequence[str], folder: Pa
             _heat_map(
                 part, sorted({size for size, _ in cells}), sorted({r for _, r in shown}), gains[what][group]
             )
-            part.set_title(f"{group}: {whose}" if group else whose.capitalize(), color=drawing.INK)
+            part.set_title(f"{group}: {whose}" if group else whose.capitalize(), color=drawing.style.INK)
             part.set_xlabel("Bag fraction r")
             part.set_ylabel("Bag size s")
     unit = next(cell.unit for cell in cells_of(results, groups[0], metric).values())
@@ -546,10 +536,10 @@ def _has(cells: Cells, place: tuple[float, float]) -> bool:
 
 def _heat_map(axes: Axes, sizes: Sequence[float], fractions: Sequence[float], gains: Cells) -> None:
     """One heat map with its numbers written in."""
-    from tst_titan.report import drawing
+    from tst_titan.compare import drawing
 
     values = np.full((len(sizes), len(fractions)), np.nan)
-    texts = np.full(values.shape, drawing.GAP, dtype=object)
+    texts = np.full(values.shape, GAP, dtype=object)
     for (size, fraction), gain in gains.items():
         if gain.exists and fraction in fractions:
             cell = sizes.index(size), fractions.index(fraction)

@@ -17,7 +17,7 @@ from tst_titan.compare.spec import BASELINE, ComparisonSpec
 from tst_titan.text import value_text
 
 if TYPE_CHECKING:
-    from tst_titan.report.panels import Panel
+    from tst_titan.compare.drawing import Panel
 
 AT_THE_EDGE = "at the edge"
 
@@ -159,7 +159,7 @@ class Sweep(Kind):
 
     def draw(self, results: Results, folder: Path) -> list[Panel]:
         """A line a variant, groups side by side; a ring marks the best point of each."""
-        from tst_titan.report import drawing
+        from tst_titan.compare import drawing
 
         rows = results.best("sweep")
         points = [row for row in rows if row.base == "final_loss"]
@@ -185,10 +185,10 @@ class Sweep(Kind):
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
             axes.set_xlabel(self.label)
-            axes.set_title(group, color=drawing.INK)
+            axes.set_title(group, color=drawing.style.INK)
         loss = "Final held-out loss" if points[0].on_heldout else "Final loss"
         places[0].set_ylabel(f"{loss}, nats per token")
-        ring = drawing.key("best of its line", drawing.MUTED, marker="o", markersize=9, hollow=True)
+        ring = drawing.key("best of its line", drawing.style.MUTED, marker="o", markersize=9, hollow=True)
         drawing.legend(figure, looks.values(), [ring])
         said = "; ".join(
             f"{row.group + ' ' if row.group else ''}{row.run} best at {row.x:g} ({value_text(row.value, row.unit)})"

@@ -20,7 +20,7 @@ from tst_titan.compare.sentences import in_group
 from tst_titan.compare.spec import ComparisonSpec
 
 if TYPE_CHECKING:
-    from tst_titan.report.panels import Panel
+    from tst_titan.compare.drawing import Panel
 
 _SHOWN = {"height_over_reference": "Jump over the baseline, nats", "steps_to_recover": "Steps to recover"}
 _FEWEST = 3
@@ -89,7 +89,7 @@ class SwitchKind(Kind):
 
     def draw(self, results: Results, folder: Path) -> list[Panel]:
         """Jump and recovery over the bag size, a line a group."""
-        from tst_titan.report import drawing
+        from tst_titan.compare import drawing
 
         rows = [row for row in results.best("switch") if row.base in _SHOWN]
         if not any(row.exists for row in rows):

@@ -10,7 +10,7 @@ lengths), T the run's token steps and B its bag steps:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tst_titan import paper
-from tst_titan.compare.arithmetic import length_crossing
+from tst_titan.compare.arithmetic import Crossing, length_crossing
 from tst_titan.compare.kinds import Kind
 from tst_titan.compare.losses import TrainingLosses, losses_of
 from tst_titan.compare.noise import exact
@@ -31,7 +31,7 @@ from tst_titan.compare.spec import ComparisonSpec
 from tst_titan.text import value_text
 
 if TYPE_CHECKING:
-    from tst_titan.report.panels import Panel
+    from tst_titan.compare.drawing import Panel
 
 UNIT = "token steps per bag step"
 _MANY_RUNS = 8
@@ -75,7 +75,7 @@ class Transfer(Kind):
 
     def draw(self, results: Results, folder: Path) -> list[Panel]:
         """Worth against r, one line a bag size, groups side by side, the paper's in open markers."""
-        from tst_titan.report import drawing
+        from tst_titan.compare import drawing
 
         rows = results.best("transfer")
         worths = [row for row in rows if row.base == "worth"]
@@ -94,13 +94,13 @@ class Transfer(Kind):
                     drawing.line(
                         axes, line, "bag_fraction", look, width=0.9, hollow=metric != "worth", shift=shift
                     )
-            axes.axhline(1.0, color=drawing.INK, linewidth=0.8)
-            axes.set_title(group, color=drawing.INK)
+            axes.axhline(1.0, color=drawing.style.INK, linewidth=0.8)
+            axes.set_title(group, color=drawing.style.INK)
             axes.set_xlabel("Bag fraction r")
             axes.set_xticks(sorted({row.bag_fraction or 0.0 for row in worths if row.group == group}))
             axes.margins(y=0.18)
         places[0].set_ylabel("Token steps that a bag step replaces")
-        theirs = drawing.key("from the paper's", drawing.MUTED, marker="o", linestyle=":", hollow=True)
+        theirs = drawing.key("from the paper's", drawing.style.MUTED, marker="o", linestyle=":", hollow=True)
         drawing.legend(figure, looks.values(), [theirs] if len(rows) > 2 * len(worths) else [])
         told = "; ".join(
             f"{row.run} {BOUND_WORDS[row.bound]}{value_text(row.value, row.unit)}" for row in worths[:16]
@@ -138,22 +138,27 @@ def _worth(run: RunData, family: Sequence[RunData], losses: TrainingLosses) -> d
         }
     lengths, finals = np.array([item.steps for item in family]), [losses.final(item) for item in family]
     found = length_crossing(lengths, finals, losses.final(run), *losses.options.redraws)
+    worth = _in_steps(found, [item.steps for item in family], token, bag, sources)
     if found.position is None:
-        nearest, bound = _nearest(found.status, [item.steps for item in family])
-        words = BOUND_WORDS[bound].strip()
-        steps = missing(f"outside the baselines: {words} {nearest}", "steps", sources)
-        worth = Number((nearest - token) / bag, UNIT, sources, method=words, bound=bound)
+        nearest = family[-1 if found.status == "never" else 0]
+        steps = missing(f"outside the baselines: {worth.method} {nearest.steps}", "steps", sources)
     else:
-        ends = (found.position, found.low, found.high)
-        steps = Number(ends[0], "steps", sources, None, *ends[1:], "interpolated final losses")
-        value, low, high = (None if end is None else (end - token) / bag for end in ends)
-        worth = Number(value, UNIT, sources, None, low, high, "(N - T) / B")
+        ends = (found.low, found.high)
+        steps = Number(found.position, "steps", sources, None, *ends, "interpolated final losses")
     return {"baseline_steps": steps, "worth": worth}
 
 
-def _nearest(status: str, lengths: Sequence[int]) -> tuple[int, Bound]:
-    """The length nearest to a loss that none of them has, and how it bounds the answer."""
-    return (lengths[-1], "at_least") if status == "never" else (lengths[0], "at_most")
+def _in_steps(
+    found: Crossing, lengths: Sequence[int], token: float, bag: float, sources: tuple[str, ...]
+) -> Number:
+    """(N - T) / B; bounded by the nearest length where no baseline ends at the loss."""
+    if found.position is None:
+        bound: Bound = "at_least" if found.status == "never" else "at_most"
+        nearest = lengths[-1] if found.status == "never" else lengths[0]
+        return Number((nearest - token) / bag, UNIT, sources, method=BOUND_WORDS[bound].strip(), bound=bound)
+    ends = (found.position, found.low, found.high)
+    value, low, high = (None if end is None else (end - token) / bag for end in ends)
+    return Number(value, UNIT, sources, None, low, high, "(N - T) / B")
 
 
 def _published_worth(run: RunData) -> Number | None:
@@ -164,7 +169,13 @@ def _published_worth(run: RunData) -> Number | None:
     baselines = published_baselines(run.spec.paper.model)
     if len(baselines) < 2 or not isinstance(fraction, int | float) or not 0 < fraction < 1:
         return None
-    return worth_of(target, baselines, run.spec.paper.total_steps, float(fraction))
+    finals = [exact(item.number) for item in baselines.values()]
+    found = length_crossing(np.array(list(baselines)), finals, exact(target.number), 0.95, 20, 0)
+    bag = fraction * run.spec.paper.total_steps
+    sources = merge_sources(target, *baselines.values())
+    token = run.spec.paper.total_steps - bag
+    worth = _in_steps(Crossing(found.status, found.position), list(baselines), token, bag, sources)
+    return replace(worth, method=f"{worth.method}, published losses")
 
 
 def published_baselines(model: str) -> dict[int, Number]:
@@ -180,30 +191,6 @@ def published_baselines(model: str) -> dict[int, Number]:
         for row in frame[frame["model"] == model].to_dict("records")
     }
     return dict(sorted(found.items()))
-
-
-def worth_of(
-    target: Number, baselines: Mapping[int, Number], total_steps: int, bag_fraction: float
-) -> Number:
-    """Worth of a bag step for numbers without errors, e.g. the paper's.
-
-    Args:
-        target: final loss of the run.
-        baselines: final losses by steps, at least two, shortest first.
-        total_steps, bag_fraction: of the run.
-    """
-    sources = merge_sources(target, *baselines.values())
-    finals = [exact(item.number) for item in baselines.values()]
-    found = length_crossing(np.array(list(baselines)), finals, exact(target.number), 0.95, 20, 0)
-    bag = bag_fraction * total_steps
-    token = total_steps - bag
-    if found.position is not None:
-        return Number((found.position - token) / bag, UNIT, sources, method="(N - T) / B, published losses")
-    end, bound = _nearest(found.status, list(baselines))
-    made = Number(
-        (end - token) / bag, UNIT, sources, method=f"{BOUND_WORDS[bound].strip()}, published losses"
-    )
-    return replace(made, bound=bound)
 
 
 def _each(results: Results, rows: Sequence[Number]) -> Iterator[str]:

@@ -130,25 +130,13 @@ def save(figure: Figure, folder: Path, name: str) -> None:
         temporary.replace(path)
 
 
-def format_axis(axes: Axes, column: str, axis: str = "x") -> None:
+def format_axis(axes: Axes, column: str) -> None:
     """Readable ticks for a budget: 20,000 steps, 1.5B tokens, 2 × 10¹⁸ FLOPs."""
-    chosen = axes.xaxis if axis == "x" else axes.yaxis
     forms = {
         "step": lambda value, _: f"{value:,.0f}",
         "data_tokens": lambda value, _: amount(value),
         "flops": lambda value, _: power_of_ten(value, digits=2) if value else "0",
     }
     if column in forms:
-        chosen.set_major_formatter(forms[column])
-    if axis == "x":
-        axes.locator_params(axis="x", nbins=6)
-
-
-def legend_below(figure: Figure, handles: Sequence[Any], columns: int = 5) -> None:
-    """One legend for the whole figure, below it."""
-    if not handles:
-        return
-    longest = max(len(str(handle.get_label())) for handle in handles)
-    fitting = int(figure.get_figwidth() * 13 // (longest + 6))
-    columns = max(1, min(columns, fitting, len(handles)))
-    figure.legend(handles=list(handles), loc="outside lower left", ncols=columns)
+        axes.xaxis.set_major_formatter(forms[column])
+    axes.locator_params(axis="x", nbins=6)

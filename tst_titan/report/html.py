@@ -1,24 +1,50 @@
-"""Put a Matplotlib SVG into a page: no clashing ids, no style that leaks, colours that follow the page's theme."""
+"""What all pages share: templates, links to files, and Matplotlib's SVGs inside a page."""
 
 from __future__ import annotations
 
+import os
 import re
+from functools import partial
 from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
+from tst_titan.compare.drawing.style import CSS_VARIABLES
 from tst_titan.errors import UserError
-from tst_titan.report.style import CSS_VARIABLES
+from tst_titan.text import GAP, amount, duration
 
+_HERE = Path(__file__).parent
 _ATTRIBUTE = re.compile(r'( (?:d|x|y|points)=")([^"]*)(")')
 _LONG = re.compile(r"(\.\d\d)\d+")
 
 
+def relative_link(target: Path | str, page: Path) -> str:
+    """Link from ``page`` to a file, with forward slashes, valid wherever the results folder is moved to."""
+    return Path(os.path.relpath(target, page.parent)).as_posix()
+
+
+def template(name: str, page: Path) -> Template:
+    """A template whose links are relative to the page."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.globals |= {
+        "link": partial(relative_link, page=page),
+        "css": Markup(_HERE.joinpath("page.css").read_text(encoding="utf-8")),
+        "js": Markup(_HERE.joinpath("chart.js").read_text(encoding="utf-8")),
+        "GAP": GAP,
+    }
+    environment.filters |= {"whole": "{:,}".format, "amount": amount, "duration": duration}
+    return environment.get_template(name)
+
+
 def inline_svg(path: Path, prefix: str, alt: str) -> Markup:
-    """The SVG of a figure as an element of an HTML page.
+    """The SVG of a figure as an element of a page: no clashing ids, no style that leaks, colours of the page's theme.
 
     Args:
-        path: an SVG written by ``tst_titan.report.style.save``.
+        path: an SVG written by ``tst_titan.compare.drawing.style.save``.
         prefix: unique in the page; put before every id.
         alt: what the figure shows, read out by screen readers.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,24 +18,37 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation, Transform
 
-from tst_titan.compare.numbers import Number
-from tst_titan.report.panels import Panel, Role, save_panel
-from tst_titan.report.style import (
-    BASELINE_MARKERS,
-    BASELINES,
-    CONTEXT,
-    INK,
-    MUTED,
-    SERIES,
-    Look,
-    legend_below,
-    series_looks,
-)
-from tst_titan.text import GAP
+from tst_titan.compare.drawing import style
+from tst_titan.compare.drawing.style import Look, save, series_looks
+from tst_titan.compare.numbers import Number, to_csv
+from tst_titan.compare.results import check_format
+from tst_titan.errors import UserError
+from tst_titan.files import read_object, write_atomically
 
-__all__ = ["BASELINES", "CONTEXT", "GAP", "INK", "MUTED", "SERIES", "Look"]
-
+FIGURES_FORMAT = 1
 _ACROSS = 3
+Role = Literal["curves", "result"]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One entry of figures.json.
+
+    Attributes:
+        name: file name without suffix.
+        role: "curves" are loss curves (the page shows them interactively); "result" is anything else.
+        alt: what the figure shows, for those who cannot see it.
+        csv: file with exactly the numbers drawn; None where they are compare's curves.csv.
+    """
+
+    name: str
+    role: Role
+    title: str
+    caption: str
+    alt: str
+    svg: str
+    pdf: str
+    csv: str | None
 
 
 def figure_of(
@@ -64,10 +79,41 @@ def finish(
     numbers: Sequence[Number] | pd.DataFrame | None = None,
     role: Role = "result",
 ) -> Panel:
-    """Write a figure, and the numbers that it draws, as a panel."""
-    made = save_panel(figure, folder, name, title, caption, alt, role, numbers)
+    """Write a figure, and the numbers that it draws, and describe both."""
+    save(figure, folder, name)
     plt.close(figure)
-    return made
+    csv = None
+    if numbers is not None:
+        csv = f"{name}.csv"
+        text = numbers.to_csv(index=False) if isinstance(numbers, pd.DataFrame) else to_csv(numbers)
+        write_atomically(folder / csv, text)
+    return Panel(name, role, title, caption, alt, f"{name}.svg", f"{name}.pdf", csv)
+
+
+def write_panels(folder: Path, experiment: str, scale: str, source: Path, panels: Sequence[Panel]) -> None:
+    """Write figures.json: whose figures lie in a folder, and the file that they were drawn from."""
+    content = {
+        "format": FIGURES_FORMAT, "experiment": experiment, "scale": scale, "source": source.as_posix(),
+        "panels": [asdict(panel) for panel in panels],
+    }  # fmt: skip
+    write_atomically(folder / "figures.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_panels(folder: Path) -> dict[str, Any]:
+    """Read figures.json of a figures folder.
+
+    Raises:
+        UserError: it is missing, of another format, or names a file that does not exist.
+    """
+    path = folder / "figures.json"
+    content = read_object(path, "draw the figures first")
+    check_format(content, path, FIGURES_FORMAT)
+    for panel in content["panels"]:
+        for kind in ("svg", "pdf", "csv"):
+            name = panel[kind]
+            if name is not None and not (folder / name).is_file():
+                raise UserError(f"{path}: names {name}, which does not exist; draw the figures again")
+    return content
 
 
 def shifts(count: int) -> list[float]:
@@ -158,7 +204,7 @@ def heat_map(axes: Axes, values: np.ndarray, texts: np.ndarray) -> None:
     for (row, column), value in np.ndenumerate(values):
         red, green, blue, _ = shades.to_rgba(value)
         ground = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
-        colour = MUTED if np.isnan(value) else ("#fffffd" if ground < 0.18 else "#101010")
+        colour = style.MUTED if np.isnan(value) else ("#fffffd" if ground < 0.18 else "#101010")
         axes.text(column + 0.5, row + 0.5, str(texts[row, column]), ha="center", va="center", color=colour,
                   fontsize=7.5 if values.shape[1] <= 8 else 6)  # fmt: skip
     axes.grid(False)
@@ -168,7 +214,9 @@ def heat_map(axes: Axes, values: np.ndarray, texts: np.ndarray) -> None:
 
 def write_in(axes: Axes, text: str) -> None:
     """A text where there is nothing to draw."""
-    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=MUTED, fontsize=8)
+    axes.text(
+        0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=style.MUTED, fontsize=8
+    )
 
 
 def looks_of_sizes(sizes: Iterable[float]) -> dict[float, Look]:
@@ -182,7 +230,7 @@ def looks_of_names(is_baseline: Mapping[str, bool]) -> dict[str, Look]:
     """Looks of series, the baselines' black."""
     looks = series_looks([name for name, baseline in is_baseline.items() if not baseline])
     return looks | {
-        name: Look(name, BASELINES[0], BASELINE_MARKERS[0])
+        name: Look(name, style.BASELINES[0], style.BASELINE_MARKERS[0])
         for name, baseline in is_baseline.items()
         if baseline
     }
@@ -196,8 +244,13 @@ def key(label: str, colour: str, hollow: bool = False, **style: Any) -> Line2D:
 
 
 def legend(
-    figure: Figure, looks: Iterable[Look], more: Sequence[Line2D] = (), columns: int = 5, **style: Any
+    figure: Figure, looks: Iterable[Look], more: Sequence[Line2D] = (), columns: int = 5, **look_of_keys: Any
 ) -> None:
     """One legend for the whole figure, below it: an entry a look, each once, then the others."""
-    keys = [key(look.key, look.colour, marker=look.marker, **style) for look in dict.fromkeys(looks)]
-    legend_below(figure, [*keys, *more], columns=columns)
+    keys = [key(look.key, look.colour, marker=look.marker, **look_of_keys) for look in dict.fromkeys(looks)]
+    keys += more
+    if keys:
+        longest = max(len(str(each.get_label())) for each in keys)
+        fitting = int(figure.get_figwidth() * 13 // (longest + 6))
+        columns = max(1, min(columns, fitting, len(keys)))
+        figure.legend(handles=keys, loc="outside lower left", ncols=columns)
