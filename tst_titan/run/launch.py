@@ -188,7 +188,7 @@ def _train(folder: StageFolder, environment: dict[str, str], logs: Logs) -> int:
             command(folder), env=environment, stdout=its_output, stderr=its_output, preexec_fn=in_the_child
         )
     os.close(its_output)
-    with open(output, "rb") as lines:
+    with os.fdopen(output, "rb") as lines:
         for line in lines:
             _say(line, logs)
     return process.wait()

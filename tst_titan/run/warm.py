@@ -68,10 +68,26 @@ KINDS = {
     "train": Kind("tst_titan.titan.train", ("tst_titan.titan.job", "tst_titan.titan.manifest"), titan=True),
     "evaluate": Kind(
         "tst_titan.cli",
-        ("tst_titan.titan.export", "tst_titan.titan.models", "tst_titan.evaluate.tasks", "tst_titan.evaluate.scorer", "lm_eval.tasks"),
+        (
+            "tst_titan.titan.export",
+            "tst_titan.titan.models",
+            "tst_titan.evaluate.tasks",
+            "tst_titan.evaluate.scorer",
+            "lm_eval.tasks",
+        ),
         (("export",), ("evaluate", "heldout"), ("evaluate", "tasks")),
         titan=True,
         offline=True,
+    ),
+    "report": Kind(
+        "tst_titan.cli",
+        (
+            "tst_titan.compare.command",
+            "tst_titan.report.command",
+            "tst_titan.report.figures",
+            "tst_titan.report.page",
+        ),
+        (("compare",), ("report",)),
     ),
 }
 _SERVERS: list[Popen[bytes]] = []
@@ -132,15 +148,17 @@ def start(
     name = os.environ.get(SERVERS)
     if name is None:
         return None
-    said = {"arguments": list(arguments), "folder": os.getcwd(), "ignored": list(ignored), "like": like_this()}
     connection = socket.socket(socket.AF_UNIX)
     answers = connection.makefile("rb")
+    said = {"arguments": list(arguments), "folder": str(Path.cwd()), "ignored": list(ignored)}
     try:
         connection.settimeout(SECONDS_TO_IMPORT)
         connection.connect(_address(name, kind))
         if _user(connection) == os.getuid():
             socket.send_fds(connection, [b"\n"], [0, stdout, stderr])
-            connection.sendall(json.dumps([said, dict(environment)]).encode() + b"\n")
+            connection.sendall(
+                json.dumps([{**said, "like": like_this()}, dict(environment)]).encode() + b"\n"
+            )
             if answers.readline():
                 return Job(connection, answers)
     except OSError:
@@ -165,17 +183,13 @@ def run(arguments: Sequence[str]) -> int | None:
 
 def like_this() -> list[str]:
     """What a command and a server must have in common: interpreter, packages, this package's code, container."""
-    folder = os.path.dirname(os.path.abspath(tst_titan.__file__))
-    files = hashlib.sha256()
-    for place, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            if name.endswith(".py"):
-                state = os.stat(os.path.join(place, name))
-                files.update(f"{place}/{name} {state.st_mtime_ns} {state.st_size}\n".encode())
-    installed = str(os.stat(sysconfig.get_path("purelib")).st_mtime_ns)
-    spaces = [os.readlink(f"/proc/self/ns/{space}") for space in ("mnt", "pid")]
-    return [os.path.realpath(sys.executable), sys.prefix, sys.version, installed, folder, files.hexdigest(), *spaces]
+    package = Path(tst_titan.__file__).resolve().parent
+    states = [(path, path.stat()) for path in sorted(package.rglob("*.py"))]
+    code = "".join(f"{path} {state.st_mtime_ns} {state.st_size}\n" for path, state in states)
+    installed = Path(sysconfig.get_path("purelib")).stat().st_mtime_ns
+    spaces = [str(Path("/proc/self/ns", space).readlink()) for space in ("mnt", "pid")]
+    digest = hashlib.sha256(f"{installed}\n{code}".encode()).hexdigest()
+    return [str(Path(sys.executable).resolve()), sys.prefix, sys.version, digest, *spaces]
 
 
 @dataclass
@@ -216,7 +230,10 @@ class Request:
 
     def like(self) -> list[Any]:
         """What a server must be like to run it."""
-        return [self.said["like"], {key: self.environment[key] for key in self.environment.keys() - MAY_DIFFER}]
+        return [
+            self.said["like"],
+            {key: self.environment[key] for key in self.environment.keys() - MAY_DIFFER},
+        ]
 
 
 class Server:
@@ -318,7 +335,9 @@ class Server:
         os.chdir(request.said["folder"])
         for name in MAY_DIFFER:
             os.environ.pop(name, None)
-        os.environ.update({name: request.environment[name] for name in MAY_DIFFER & request.environment.keys()})
+        os.environ.update(
+            {name: request.environment[name] for name in MAY_DIFFER & request.environment.keys()}
+        )
         del os.environ[SERVERS]  # it is served already
         sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
         if numpy := sys.modules.get("numpy"):
@@ -407,6 +426,9 @@ if __name__ == "__main__":
     if _first:
         _connection, *_streams, _said = _first
         _request = Request(
-            socket.socket(fileno=int(_connection)), list(map(int, _streams)), json.loads(_said), dict(os.environ)
+            socket.socket(fileno=int(_connection)),
+            list(map(int, _streams)),
+            json.loads(_said),
+            dict(os.environ),
         )
     sys.exit(main(_kind, socket.socket(fileno=int(_listener)), _request))
