@@ -36,9 +36,12 @@ from typing import Any, BinaryIO
 import tst_titan
 from tst_titan.run.processes import STOP_SIGNALS, die_with_parent, ignore_stop_signals
 
+MODULE = "tst_titan.run.warm"
 SERVERS = "TST_TITAN_WARM"
 """Environment variable of jobs: where the servers of their Snakemake listen. ``off`` starts none."""
-ASKED_BY_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)
+FIRST = f"{SERVERS}_FIRST"
+"""Environment variable of a server: what its first job asks for."""
+STOPS = (*STOP_SIGNALS, signal.SIGHUP)
 # Of the shell that starts a command; nothing reads them when it is imported.
 MAY_DIFFER = {"PWD", "OLDPWD", "SHLVL", "_"}
 SECONDS_TO_IMPORT = 120.0
@@ -103,7 +106,7 @@ def offer() -> None:
             listener.bind(_address(name, kind))
             listener.listen(128)
             number = listener.fileno()
-            command = [sys.executable, "-m", __name__, kind, str(number)]
+            command = [sys.executable, "-m", MODULE, kind, str(number)]
             # Its standard input ends with this process.
             _SERVERS.append(Popen(command, stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL, pass_fds=[number]))
     os.environ[SERVERS] = name
@@ -173,7 +176,7 @@ def run(arguments: Sequence[str]) -> int | None:
         if "--online" in arguments:
             continue
         if any(tuple(arguments[: len(words)]) == words for words in kind.commands):
-            ignored = [number for number in ASKED_BY_SIGNALS if signal.getsignal(number) == signal.SIG_IGN]
+            ignored = [number for number in STOPS if signal.getsignal(number) == signal.SIG_IGN]
             job = start(name, arguments, os.environ, ignored)
             if job is not None:
                 status = job.wait()
@@ -321,7 +324,7 @@ class Server:
         """Make this process, which has just been forked, the one that the command would have started."""
         die_with_parent(self.me)
         signal.set_wakeup_fd(-1)
-        for number in (*ASKED_BY_SIGNALS, signal.SIGCHLD):
+        for number in (*STOPS, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in request.said["ignored"]:
@@ -374,8 +377,8 @@ def _become_like(request: Request, kind: str, listener: socket.socket) -> None:
     passed = [listener.fileno(), request.connection.fileno(), *request.streams]
     for number in passed:
         os.set_inheritable(number, True)
-    words = [kind, *map(str, passed), json.dumps(request.said)]
-    os.execve(sys.executable, [sys.executable, "-m", "tst_titan.run.warm", *words], request.environment)
+    command = [sys.executable, "-m", MODULE, kind, *map(str, passed)]
+    os.execve(sys.executable, command, request.environment | {FIRST: json.dumps(request.said)})
 
 
 def _import(kind: Kind) -> None:
@@ -421,14 +424,10 @@ def _close(connection: socket.socket, streams: Sequence[int]) -> None:
 
 
 if __name__ == "__main__":
-    _kind, _listener, *_first = sys.argv[1:]
+    _kind, _listener, *_open = sys.argv[1:]
     _request = None
-    if _first:
-        _connection, *_streams, _said = _first
-        _request = Request(
-            socket.socket(fileno=int(_connection)),
-            list(map(int, _streams)),
-            json.loads(_said),
-            dict(os.environ),
-        )
+    if _open:
+        _connection, *_streams = map(int, _open)
+        _said = json.loads(os.environ.pop(FIRST))
+        _request = Request(socket.socket(fileno=_connection), _streams, _said, dict(os.environ))
     sys.exit(main(_kind, socket.socket(fileno=int(_listener)), _request))
