@@ -140,6 +140,7 @@ def test_a_stage_outlives_snakemake_and_stops_as_asked(tmp_path):
 
 
 def test_an_evaluation_that_fails_says_so(main, tmp_path):
+    assert main.is_offered("evaluate", "heldout", "--help")
     job = main.start("tst_titan.cli", "evaluate", "heldout", "--model", str(tmp_path), *REST)
     assert "data/manifest.json" in job.communicate()[1]
     assert job.returncode == 2
@@ -210,7 +211,7 @@ def is_alive(process: int) -> bool:
 
 def until(*conditions: Callable[[], object]) -> None:
     """Wait until the last condition holds, then the one before it."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     for condition in reversed(conditions):
         while not condition():
             assert time.monotonic() < deadline
