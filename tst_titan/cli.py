@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from tst_titan.errors import EXIT_USER_ERROR, UserError
 from tst_titan.files import full_disk
+from tst_titan.run import warm
 
 
 class Command(NamedTuple):
@@ -73,6 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run a subcommand; returns the exit status."""
     try:
         try:
+            if (status := warm.run(sys.argv[1:] if arguments is None else arguments)) is not None:
+                return status
             parsed = make_parser().parse_args(arguments)
             return parsed.run(parsed)
         finally:

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -183,13 +184,10 @@ def _run_and_kill(project: ProjectCopy, manifest: str, after_step: int) -> subpr
     def kill() -> None:
         while not done.is_set():
             if _last_step(metrics) >= after_step:
-                found = subprocess.run(
-                    ["pgrep", "-f", f"tst_titan.titan.train .*{folder.parent.relative_to(project.folder)}$"],
-                    capture_output=True,
-                    text=True,
-                )
-                for process in found.stdout.split():
-                    os.kill(int(process), signal.SIGKILL)
+                # It says in its lock which process it is.
+                found = re.search(r"process (\d+)", writer_of(StageFolder.at(folder.parent)) or "")
+                if found:
+                    os.kill(int(found[1]), signal.SIGKILL)
                 return
             time.sleep(0.005)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -139,7 +138,10 @@ def run(arguments: argparse.Namespace) -> int:
         settings = EvaluationConfig.model_validate(settings.model_dump() | {"limit": arguments.limit})
     with tempfile.TemporaryDirectory() as cache:
         if set(settings.tasks) == {TASK}:
-            os.environ["HF_DATASETS_CACHE"] = cache
+            import datasets
+
+            # Not the environment: it may be imported already (run/warm.py).
+            datasets.config.HF_DATASETS_CACHE = Path(cache)
         import torch
 
         torch.set_num_threads(arguments.threads)

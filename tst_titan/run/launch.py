@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tst_titan.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
-from tst_titan.run import tracking
+from tst_titan.run import tracking, warm
 from tst_titan.run.attempts import Attempts
 from tst_titan.run.lock import writer_of
 from tst_titan.run.processes import STOP_SIGNALS, die_with_parent, ignore_stop_signals
@@ -178,16 +178,19 @@ def _train(folder: StageFolder, environment: dict[str, str], logs: Logs) -> int:
         die_with_parent(me)
         ignore_stop_signals()
 
-    process = subprocess.Popen(
-        command(folder),
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        preexec_fn=in_the_child,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        _say(line, logs)
+    output, its_output = os.pipe()
+    process: warm.Job | subprocess.Popen[bytes] | None = None
+    if folder.runtime.world_size == 1 and not folder.runtime.gpus_per_node:
+        ignored = (*STOP_SIGNALS, signal.SIGHUP)
+        process = warm.start("train", [str(folder.path)], environment, ignored, its_output, its_output)
+    if process is None:
+        process = subprocess.Popen(
+            command(folder), env=environment, stdout=its_output, stderr=its_output, preexec_fn=in_the_child
+        )
+    os.close(its_output)
+    with os.fdopen(output, "rb") as lines:
+        for line in lines:
+            _say(line, logs)
     return process.wait()
 
 

@@ -2,7 +2,7 @@
 
 import subprocess
 
-from tst_titan.run import slurm
+from tst_titan.run import slurm, warm
 from tst_titan.run.attempts import Attempts
 from tst_titan.run.before import warn_of_little_space
 from tst_titan.run.processes import stop_jobs_with_me
@@ -44,6 +44,7 @@ onstart:
             raise WorkflowError(str(error)) from None
     if not workflow.non_local_exec:
         stop_jobs_with_me()
+        warm.offer()
     else:
         # A job elsewhere prints into its own log; the stages' files tell how far they are.
         subprocess.Popen(
