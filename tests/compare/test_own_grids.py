@@ -71,7 +71,7 @@ def test_own_grids_join_when_asked_and_change_the_answer(tmp_path, ask):
     )
     write_grid(tmp_path)
     own, said = ask(*OWN)
-    assert "cpu-small-short-2000: 6 own cells, best s = 8, r = 0.4 with 0.04" in said
+    assert "cpu-10M-2000: 6 own cells, best s = 8, r = 0.4 with 0.04" in said
     # The law that the runs were made from promises less than the paper's models do.
     expected = law(STEPS) - law(STEPS + 8 * 0.4 * 100)
     assert expected == pytest.approx(0.0445, abs=0.001)

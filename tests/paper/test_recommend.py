@@ -24,22 +24,26 @@ from tst_titan.paper.fit import (
     BaselineModel,
     Correction,
     GainModel,
+    Recovery,
     cell_noise,
     correct,
     features,
     fit,
     fit_baseline,
+    fit_recovery,
     held_out,
+    held_out_recovery,
 )
 from tst_titan.paper.observations import (
     COLUMNS,
     comparison_observations,
+    measured_observations,
     own_observations,
     published_baselines,
     published_observations,
 )
 
-PUBLISHED = published_observations()
+PUBLISHED, MEASURED = published_observations(), measured_observations()
 
 
 def errors_of(group: str) -> dict[str, Any]:
@@ -112,6 +116,58 @@ def test_alternating_fit_is_the_joint_least_squares_solution() -> None:
     assert ratio == pytest.approx(
         [found.amplitudes[name] / found.amplitudes[names[0]] for name in names[1:]], rel=1e-3
     )
+
+
+def test_recovery_is_found_in_gains_that_were_made_with_it() -> None:
+    truth = Recovery(level=0.3, bags=0.5, reach=6000.0)
+    model = fit(PUBLISHED, truth)
+    made = MEASURED.assign(gain=model.predict(MEASURED))
+    row = MEASURED.iloc[0]
+    token_latents = (1 - row["bag_fraction"]) * row["latents"]
+    lost = 0.3 * np.log(row["bag_size"]) ** 0.5 * np.exp(-token_latents / (6000 * np.sqrt(row["parameters"])))
+    assert truth.of(MEASURED)[0] == pytest.approx(lost)
+    scale = row["latents"] / row["parameters"]
+    shape = features(row["bag_size"], row["bag_fraction"]) @ model.coefficients
+    assert made["gain"][0] == pytest.approx(float(model.amplitude(scale) * shape) - lost)
+    found = fit_recovery(PUBLISHED, made)
+    assert (found.level, found.bags, found.reach) == pytest.approx((0.3, 0.5, 6000.0), rel=1e-3)
+
+
+def test_recovery_changes_no_published_answer_and_predicts_short_runs_that_it_has_not_seen() -> None:
+    with_it, without = fit(PUBLISHED, fit_recovery(PUBLISHED, MEASURED)), fit(PUBLISHED)
+    assert np.abs(with_it.predict(PUBLISHED) - without.predict(PUBLISHED)).max() < 1e-9
+    errors = held_out_recovery(PUBLISHED, MEASURED)
+    assert (errors["rmse_model"] < errors["rmse_without"] / 3).all()
+    # The first of its rows, by hand.
+    name = errors["group"][0]
+    rest, cells = MEASURED[MEASURED["group"] != name], MEASURED[MEASURED["group"] == name]
+    misses = fit(PUBLISHED, fit_recovery(PUBLISHED, rest)).predict(cells) - cells["gain"]
+    assert errors["rmse_model"][0] == pytest.approx(float(np.sqrt((misses**2).mean())))
+    # Where bags lost and where they won, but for cells within the law's error.
+    clear = MEASURED[MEASURED["gain"].abs() > 0.03]
+    assert (np.sign(with_it.predict(clear)) == np.sign(clear["gain"])).all()
+    assert (without.predict(clear) > 0).all()
+
+
+def test_a_budget_is_told_from_where_on_it_pays(capsys: pytest.CaptureFixture[str]) -> None:
+    """A model of the map: its runs of 1,000 steps lost, those of 4,000 won."""
+
+    def of(steps: int, **more: Any) -> Any:
+        return recommend(make_target("231744", steps * 4096, 4096), **more)
+
+    short, long = of(500), of(4000)
+    assert short.best.gain < 0 < long.best.gain_low and short.extrapolates == long.extrapolates == []
+    assert short.pays.expected == pytest.approx(long.pays.expected, rel=0.02)
+    assert 500 * 4096 < short.pays.expected < short.pays.surely < 4000 * 4096
+    at = of(round(short.pays.surely / 4096) + 20).best
+    assert 0 < at.gain_low < 0.01
+    assert of(4000, max_data_tokens=1e8).pays.until == pytest.approx(1e8 / 1.1)
+    assert command.main(["--model", "231744", "--latents", "2e6", "--latents-per-step", "4096"]) == 0
+    assert "use bags?           no" in capsys.readouterr().out
+    assert command.main(["--model", "600M", "--latents", "1e9"]) == 0
+    assert "cannot be told: no run was measured that is as short" in capsys.readouterr().out
+    large = recommend(make_target("600M", 42e9)).pays
+    assert large.expected == large.shortest == pytest.approx(561e6 * 1.536e6 / 664192, rel=0.01)
 
 
 def test_held_out_errors_recomputed() -> None:
@@ -372,7 +428,7 @@ def test_grids_of_a_comparison_enter_the_fit(tmp_path: Path) -> None:
     found = comparison_observations(tmp_path / "comparison.json")
     assert len(found) == 1 and list(found.columns) == list(COLUMNS)
     assert found.iloc[0][["group", "parameters", "latents", "gain"]].tolist() == [
-        "cpu-small-200",
+        "cpu-10-200",
         10.0,
         5e6,
         0.1,

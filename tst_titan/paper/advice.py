@@ -317,8 +317,8 @@ def _pays(target: Target, law: Law, max_data_tokens: float | None) -> Pays:
     best = []
     for latents in budgets:
         possible = latents * (1 + r * (s - 1)) <= limit
-        gains = law.gains(target.parameters, latents, s[possible], r[possible])
-        best.append([part.max() for part in gains[:2]] if possible.any() else [np.nan, np.nan])
+        gain, low, _ = law.gains(target.parameters, latents, s[possible], r[possible])
+        best.append((gain.max(), low[gain.argmax()]) if possible.any() else (np.nan, np.nan))
     expected, low = np.array(best).T
 
     def first(values: np.ndarray) -> float | None:

@@ -14,6 +14,7 @@ from tst_titan.compare.numbers import ON_HELDOUT
 from tst_titan.compare.results import Results, read_results
 from tst_titan.errors import UserError
 from tst_titan.files import read_object
+from tst_titan.text import amount
 
 COLUMNS = (
     "group", "model", "parameters", "total_steps", "latents", "bag_size", "bag_fraction", "baseline_loss",
@@ -130,9 +131,10 @@ def _rows_of(compared: Results) -> list[dict[str, Any]]:
             if not gain.exists or gain.stderr is None or not 0 < fraction < 1 or not plain:
                 continue
             steps = compared.metrics(run.name)["steps"].number
-            model = f"{compared.scale}-{group or 'model'}"
+            parameters = _active_parameters(run.manifest)
+            model = f"{compared.scale}-{amount(parameters)}"
             rows.append({
-                "group": f"{model}-{steps:.0f}", "model": model, "parameters": _active_parameters(run.manifest),
+                "group": f"{model}-{steps:.0f}", "model": model, "parameters": parameters,
                 "total_steps": steps, "latents": compared.value(run.name, "latents"), "bag_size": size,
                 "bag_fraction": fraction, "baseline_loss": baseline.value, "loss": losses[size, fraction].value,
                 "gain": gain.value, "stderr": gain.stderr, "source": run.manifest,
