@@ -170,6 +170,20 @@ def test_a_budget_is_told_from_where_on_it_pays(capsys: pytest.CaptureFixture[st
     assert large.expected == large.shortest == pytest.approx(561e6 * 1.536e6 / 664192, rel=0.01)
 
 
+def test_the_picture_names_every_group_and_own_cells_are_kept_as_they_are_read(tmp_path: Path) -> None:
+    assert command.main(["--draw", str(tmp_path / "gains.svg")]) == 0
+    drawn = (tmp_path / "gains.svg").read_text()
+    assert all(f"<!-- {words} -->" in drawn for words in ("254M, 100,000 steps", "664k, 375 steps"))
+    own_frame(2.0).to_csv(tmp_path / "own.csv", index=False)
+    kept = tmp_path / "kept.csv"
+    assert command.main(["--own-results", str(tmp_path / "own.csv"), "--keep", str(kept)]) == 0
+    pd.testing.assert_frame_equal(
+        pd.read_csv(kept), own_observations(own_frame(2.0)).assign(source=str(tmp_path / "own.csv")),
+        check_dtype=False, rtol=1e-5,
+    )  # fmt: skip
+    assert command.main(["--keep", str(kept)]) == 2
+
+
 def test_held_out_errors_recomputed() -> None:
     """Fit without 270M, 100,000 steps by hand and compare its row of the table."""
     row = errors_of("270M-100000")

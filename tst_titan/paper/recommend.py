@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -169,16 +169,21 @@ def draw(path: Path) -> None:
     published, measured = published_observations(), measured_observations()
     model = fit(published, fit_recovery(published, measured))
     figure, (paper_s, short) = pyplot.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
-    for name, cells in published.groupby("group", sort=False):
-        paper_s.plot(cells["gain"], model.predict(cells), ".", ms=4, label=f"{name} steps".replace("-", ", "))
-    for name, cells in measured.groupby("group", sort=False):
+
+    def groups(observations: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+        for _, cells in observations.groupby("group", sort=False):
+            yield f"{amount(cells['parameters'].iloc[0])}, {cells['total_steps'].iloc[0]:,.0f} steps", cells
+
+    for name, cells in groups(published):
+        paper_s.plot(cells["gain"], model.predict(cells), ".", ms=4, label=name)
+    for name, cells in groups(measured):
         predicted = model.predict(cells)
         (line,) = short.plot(cells["gain"], predicted, "o", ms=5, label=name)
         without = predicted + model.recovery.of(cells)
         short.plot(cells["gain"], without, "x", ms=5, color=line.get_color())
     for axes, title in (
         (paper_s, "the paper's cells"),
-        (short, "our short runs (x: without the recovery term)"),
+        (short, "our short runs (crosses: by the paper's cells alone)"),
     ):
         low, high = np.array([axes.get_xlim(), axes.get_ylim()]).T
         ends = (min(low), max(high))
