@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tests.corpus import write_corpus
 from tst_titan.config.schema import StageConfig
 from tst_titan.files import write_if_changed
+from tst_titan.run import warm
 from tst_titan.tree.folder import StageFolder, stage_yaml
 
 DENSE = {
@@ -123,10 +126,20 @@ class Tree:
         return StageFolder.at(folder)
 
 
+@cache
+def _servers() -> str:
+    """Where the servers of this test process listen: its stages import once, as those of one Snakemake do."""
+    warm.offer()
+    return os.environ.pop(warm.SERVERS)
+
+
 def train(folder: StageFolder, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Train a stage through the command that the rule calls."""
+    # What differs from test to test would make every one unlike the server.
+    environment = {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"}
     done = subprocess.run(
         [sys.executable, "-m", "tst_titan.cli", "train", str(folder.path), *arguments],
+        env=environment | {warm.SERVERS: _servers()},
         capture_output=True,
         text=True,
     )
