@@ -69,6 +69,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 """A small shape of every architecture, for tests of what each of them must do."""
 SCHEDULE = {"warmup_steps": 2}
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""What Snakemake sets for a job of one thread."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def train(folder: StageFolder, *arguments: str, check: bool = True) -> subproces
     environment = {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"}
     done = subprocess.run(
         [sys.executable, "-m", "tst_titan.cli", "train", str(folder.path), *arguments],
-        env=environment | {warm.SERVERS: _servers()},
+        env=environment | {warm.SERVERS: _servers()} | dict.fromkeys(ONE_THREAD, "1"),
         capture_output=True,
         text=True,
     )
