@@ -54,10 +54,10 @@ class ProjectCopy:
         return [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, "--config", *config]
 
     def environment(self) -> dict[str, str]:
-        """The environment's own commands first on the path."""
+        """The environment's own commands first on the path, and this folder's package for them."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE")}
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-        return environment | {"OMP_NUM_THREADS": "1"}
+        return environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(self.folder)}
 
     def run(self, *arguments: str, config: tuple[str, ...] = ("scale=smoke",)) -> subprocess.CompletedProcess:
         """Run snakemake and expect success."""
