@@ -71,6 +71,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 SCHEDULE = {"warmup_steps": 2}
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """What Snakemake sets for a job of one thread."""
+# What pytest, and libraries imported in its process, set: with it every test would be unlike the server.
+_OF_TESTS = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "HF_XET_HIGH_PERFORMANCE"}
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,7 @@ def _servers() -> str:
 
 def train(folder: StageFolder, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Train a stage through the command that the rule calls."""
-    # What differs from test to test would make every one unlike the server.
-    environment = {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"}
+    environment = {key: value for key, value in os.environ.items() if key not in _OF_TESTS}
     done = subprocess.run(
         [sys.executable, "-m", "tst_titan.cli", "train", str(folder.path), *arguments],
         env=environment | {warm.SERVERS: _servers()} | dict.fromkeys(ONE_THREAD, "1"),
