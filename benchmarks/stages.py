@@ -189,14 +189,6 @@ def phases_of(scale_name: str, size_name: str, rounds: int, out: Path) -> int:
         job = Job(stage_folder(results, "token", 1, shape=shape), "0" * 64, None, device_name(device))
         flops = job.flops_per_latent * size.batch_sequences * size.sequence_length
         peak = job.peak_flops()
-    rows = []
-    for name, times in seconds.items():
-        middle = statistics.median(times)
-        mfu = "unknown" if peak is None else f"{flops / middle / peak:.1%}"
-        by_token = statistics.median(a / b for a, b in zip(times, seconds["token"], strict=True))
-        rows.append([name, f"{by_token:.3f}", mfu, f"{peaks[name] / 2**30:.2f}"])
-    print(f"{scale_name}-{size_name}: {shape} on {device_name(device)}, {rounds} rounds")
-    print(text_table(["step", "time / token step", "MFU", "peak beyond weights, GiB"], rows))
     common: dict[str, Any] = {
         "group": "phases",
         "shape": str(shape),
@@ -206,6 +198,12 @@ def phases_of(scale_name: str, size_name: str, rounds: int, out: Path) -> int:
     ratios = [
         ratio(times, seconds["token"], name=f"{name} / token", **common) for name, times in seconds.items()
     ]
+    rows = []
+    for (name, times), by_token in zip(seconds.items(), ratios, strict=True):
+        mfu = "unknown" if peak is None else f"{flops / statistics.median(times) / peak:.1%}"
+        rows.append([name, f"{by_token.value:.3f}", mfu, f"{peaks[name] / 2**30:.2f}"])
+    print(f"{scale_name}-{size_name}: {shape} on {device_name(device)}, {rounds} rounds")
+    print(text_table(["step", "time / token step", "MFU", "peak beyond weights, GiB"], rows))
     write(out.with_stem(f"{out.stem}-{scale_name}-{size_name}"), device, ratios, {"phases": seconds})
     return 0
 

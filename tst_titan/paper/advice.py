@@ -12,13 +12,12 @@ from tst_titan import paper
 from tst_titan.errors import UserError
 from tst_titan.paper.fit import (
     CELL_NOISE,
-    NEAR,
     Correction,
     GainModel,
+    any_near,
     correct,
-    fit,
     fit_baseline,
-    fit_recovery,
+    fit_law,
     held_out,
     held_out_recovery,
     interval_factor,
@@ -131,7 +130,7 @@ class Law:
     def fitted(cls, own: pd.DataFrame, confidence: float) -> Law:
         """To the published gains and the measured short runs, with intervals from the errors on held-out groups."""
         published, measured = published_observations(), measured_observations()
-        model = fit(published, fit_recovery(published, measured))
+        model = fit_law(published, measured)
         errors = held_out(published, published_baselines())
         of_recovery = held_out_recovery(published, measured)["log_error"].dropna().to_numpy(float)
         return cls(
@@ -268,8 +267,7 @@ def extrapolations(target: Target, observations: pd.DataFrame, correction: Corre
 def _is_measured(target: Target) -> bool:
     """Whether a measured short run is within ``NEAR``."""
     places = measured_observations().groupby("group")[["parameters", "latents"]].first().to_numpy(float)
-    away = np.linalg.norm(np.log(places) - np.log([target.parameters, target.latents]), axis=1)
-    return bool((away <= NEAR).any())
+    return any_near(np.log(places), target.parameters, target.latents)
 
 
 def _in_hull(points: np.ndarray, target: Target) -> bool:

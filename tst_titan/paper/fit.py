@@ -185,6 +185,11 @@ def fit_recovery(published: pd.DataFrame, measured: pd.DataFrame) -> Recovery:
     return candidate(least_squares(misses, _START, bounds=_BOUNDS).x)
 
 
+def fit_law(published: pd.DataFrame, measured: pd.DataFrame) -> GainModel:
+    """The law of the published gains with the recovery of the measured ones."""
+    return fit(published, fit_recovery(published, measured))
+
+
 def held_out_recovery(published: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     """Leave out one measured group after the other and predict it from the published gains and the others.
 
@@ -192,10 +197,10 @@ def held_out_recovery(published: pd.DataFrame, measured: pd.DataFrame) -> pd.Dat
         One row a group: cells; rmse_model and rmse_without (the law without recovery), nats/token; log_error, the mean
         log of predicted over measured recovery, where both are above the noise.
     """
-    rows = []
+    rows, without = [], fit(published)
     for name in dict.fromkeys(measured["group"]):
         rest, cells = measured[measured["group"] != name], measured[measured["group"] == name]
-        model = fit(published, fit_recovery(published, rest))
+        model = fit_law(published, rest)
         gains, predicted = cells["gain"].to_numpy(float), model.predict(cells)
         lacking = model.recovery.of(cells)
         needed = predicted + lacking - gains
@@ -204,7 +209,7 @@ def held_out_recovery(published: pd.DataFrame, measured: pd.DataFrame) -> pd.Dat
             "group": name,
             "cells": len(cells),
             "rmse_model": _rms(predicted - gains),
-            "rmse_without": _rms(fit(published).predict(cells) - gains),
+            "rmse_without": _rms(without.predict(cells) - gains),
             "log_error": float(np.mean(np.log(lacking[clear] / needed[clear]))) if clear.any() else np.nan,
         })  # fmt: skip
     return pd.DataFrame(rows)
@@ -290,8 +295,12 @@ class Correction:
     def is_near(self, parameters: float, latents: float, losing: bool = False) -> bool:
         """Whether an own group (or one in which bags lose) lies within ``NEAR``."""
         places = self.losing if losing else self.places[self.noise > 0]
-        away = np.linalg.norm(places - np.log([parameters, latents]), axis=1)
-        return bool((away <= NEAR).any())
+        return any_near(places, parameters, latents)
+
+
+def any_near(places: np.ndarray, parameters: float, latents: float) -> bool:
+    """Whether one of some places (log parameters, log latents), shape (n, 2), lies within ``NEAR``."""
+    return bool((np.linalg.norm(places - np.log([parameters, latents]), axis=1) <= NEAR).any())
 
 
 def correct(model: GainModel, published: pd.DataFrame, own: pd.DataFrame) -> Correction:

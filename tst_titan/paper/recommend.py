@@ -20,8 +20,7 @@ from tst_titan.paper.fit import (
     FEATURES,
     REFERENCE,
     cell_noise,
-    fit,
-    fit_recovery,
+    fit_law,
     held_out,
     held_out_recovery,
     interval_factor,
@@ -105,8 +104,7 @@ def _pays(found: Recommendation) -> str:
 
 def describe_own(own: pd.DataFrame) -> str:
     """A line an own group: its best cell, and what the law expects there."""
-    published = published_observations()
-    model = fit(published, fit_recovery(published, measured_observations()))
+    model = fit_law(published_observations(), measured_observations())
     lines = []
     for name, cells in own.groupby("group", sort=False):
         best = int(cells["gain"].to_numpy(float).argmax())
@@ -122,8 +120,8 @@ def describe_own(own: pd.DataFrame) -> str:
 def describe_fit(observations: pd.DataFrame) -> str:
     """Coefficients and held-out errors, as docs/recommend.md shows them."""
     measured = measured_observations()
-    recovery = fit_recovery(observations, measured)
-    model, errors = fit(observations, recovery), held_out(observations, published_baselines())
+    model, errors = fit_law(observations, measured), held_out(observations, published_baselines())
+    recovery = model.recovery
     lines = ["Shape, 1 at s = {:g}, r = {:g}:".format(*REFERENCE)]
     lines += [f"  {name:<14}{value:+.4f}" for name, value in zip(FEATURES, model.coefficients, strict=True)]
     lines += [
@@ -167,7 +165,7 @@ def draw(path: Path) -> None:
     from matplotlib import pyplot
 
     published, measured = published_observations(), measured_observations()
-    model = fit(published, fit_recovery(published, measured))
+    model = fit_law(published, measured)
     figure, (paper_s, short) = pyplot.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
 
     def groups(observations: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
